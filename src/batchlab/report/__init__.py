@@ -1,0 +1,1 @@
+"""Figures and the page: draws findings, panels and tables; concludes nothing."""
