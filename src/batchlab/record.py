@@ -53,7 +53,7 @@ class BinRecord(NamedTuple):
     layer: str
     low: float
     high: float
-    count: int
+    frequency: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ Dtype = Literal["float32", "float64"]
 Convention = Literal[
     "mean-frozen", "sum-frozen", "mean-stepping", "sum-stepping", "mean-last", "sum-last"
 ]
+OPTIMIZERS: tuple[OptimizerName, ...] = get_args(OptimizerName)
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -262,8 +263,9 @@ Spec = TrainSpec | TrialsSpec
 def parse_spec(text: str) -> Spec:
     """A spec from its JSON; raises `UserError` where it is not one."""
     try:
-        kind = json.loads(text)["kind"]
-        return {"train": TrainSpec, "trials": TrialsSpec}[kind].model_validate_json(text)
+        if json.loads(text)["kind"] == "trials":
+            return TrialsSpec.model_validate_json(text)
+        return TrainSpec.model_validate_json(text)
     except ValidationError as error:
         raise UserError(f"spec: {one_line(error)}") from None
     except (ValueError, KeyError, TypeError):

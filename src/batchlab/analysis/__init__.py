@@ -1,0 +1,1 @@
+"""Intervals, fits and verdicts, from numbers alone."""

@@ -1,0 +1,84 @@
+"""Confidence intervals over independent repetitions."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isfinite, nan, sqrt
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from batchlab.record import Verdict
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An effect with its two-sided 95% interval over `n` repetitions."""
+
+    effect: float
+    low: float
+    high: float
+    n: int
+
+    def map(self, f: Callable[[float], float]) -> "Interval":
+        """The interval of an increasing function of the effect."""
+        return Interval(f(self.effect), f(self.low), f(self.high), self.n)
+
+    def __str__(self) -> str:
+        return f"{self.effect:.3g} [{self.low:.3g}, {self.high:.3g}], n = {self.n}"
+
+
+def mean_interval(values: ArrayLike) -> Interval:
+    """Student's t interval of the mean of i.i.d. values; paired where they are differences.
+
+    Values that are not finite (a diverged run's) are left out, and n says so. With fewer than two
+    left the interval is unbounded.
+    """
+    v = np.asarray(values, dtype=float).ravel()
+    v = v[np.isfinite(v)]
+    if len(v) == 0:
+        return Interval(nan, -np.inf, np.inf, 0)
+    mean = float(v.mean())
+    if len(v) == 1:
+        return Interval(mean, -np.inf, np.inf, 1)
+    half = float(stats.t.ppf(0.5 + LEVEL / 2, len(v) - 1)) * float(v.std(ddof=1)) / sqrt(len(v))
+    return Interval(mean, mean - half, mean + half, len(v))
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One thing a claim needs: that an effect lies between `above` and `below`."""
+
+    says: str
+    interval: Interval
+    above: float = -np.inf
+    below: float = np.inf
+
+    @property
+    def verdict(self) -> Verdict:
+        """`supported` if the whole interval is inside, `refuted` if all of it is outside."""
+        low, high, effect = self.interval.low, self.interval.high, self.interval.effect
+        if self.interval.n < MIN_REPETITIONS or not isfinite(effect):
+            return "inconclusive"
+        if self.above < low and high < self.below:
+            return "supported"
+        return "refuted" if high <= self.above or low >= self.below else "inconclusive"
+
+    def __str__(self) -> str:
+        return f"{self.says}: {self.interval} ({self.verdict})"
+
+
+MIN_REPETITIONS = 3
+
+
+def together(conditions: Sequence[Condition]) -> Verdict:
+    """The verdict of a claim that needs them all (an intersection-union test).
+
+    Each condition is tested at full level; no correction is needed, because all must hold.
+    """
+    verdicts = {c.verdict for c in conditions}
+    if "refuted" in verdicts:
+        return "refuted"
+    return "inconclusive" if "inconclusive" in verdicts else "supported"

@@ -1,0 +1,31 @@
+"""One item after the other, in this process."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from batchlab.backends.base import Interrupted, Item, Result, Work, limit_threads
+
+
+class Serial:
+    """Everything here and now, with so many threads for the arithmetic."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+
+    def map(
+        self,
+        work: Work[Item, Result],
+        items: Sequence[Item],
+        *,
+        progress: Callable[[int, int], None],
+        stopping: Callable[[], bool],
+    ) -> Iterator[tuple[int, Result]]:
+        """Yield results in the items' order."""
+        limit_threads(self._threads)
+        for index, item in enumerate(items):
+
+            def report(units: int, index: int = index) -> None:
+                progress(index, units)
+                if stopping():
+                    raise Interrupted
+
+            yield index, work(item, report)

@@ -1,0 +1,358 @@
+"""The command line: parses, wires, prints. One JSON document on standard output with `--json`."""
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from batchlab import __version__
+from batchlab.backends.base import Interrupted
+from batchlab.progress import Live
+from batchlab.spec import (
+    CONVENTIONS,
+    OPTIMIZERS,
+    Cadence,
+    Optimizer,
+    Phase,
+    TrainSpec,
+    TrialsSpec,
+    UserError,
+    one_line,
+    one_of,
+)
+
+app = typer.Typer(
+    help="What batch size should I use, and why?",
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+
+Workload = Annotated[str, typer.Option(help="digits or mnist")]
+Seed = Annotated[int, typer.Option(help="fixes initialisation, data order and draws")]
+StoreDir = Annotated[Path | None, typer.Option("--store", help="where runs are kept")]
+StoreThere = Annotated[Path, typer.Option("--store", help="where runs are kept")]
+DataDir = Annotated[
+    Path | None, typer.Option(help="where data files are; else BATCHLAB_DATA_DIR, cache, download")
+]
+BackendName = Annotated[str, typer.Option("--backend", help="serial or processes")]
+Workers = Annotated[int | None, typer.Option(min=1, help="processes; all cores by default")]
+Threads = Annotated[int | None, typer.Option(min=1, help="threads of each worker")]
+Device = Annotated[str, typer.Option(help="cpu or cuda")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
+
+
+def main() -> None:
+    """Run the command line; a user's error is one line and exit status 2."""
+    try:
+        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except UserError as error:
+        _fail(str(error), 2)
+    except ValidationError as error:
+        _fail(one_line(error), 2)
+    except typer.TyperException as error:
+        _fail(" ".join(error.format_message().split()), error.exit_code)
+    except (Interrupted, typer.Abort, KeyboardInterrupt):
+        _fail("stopped; what is finished is kept, the same command goes on from there", 130)
+    sys.exit(status or 0)
+
+
+@app.command()
+def reproduce(
+    workload: Workload = "digits",
+    study: Annotated[list[str] | None, typer.Option(help="only these; repeatable")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="runs of every curve")] = 5,
+    scale: Annotated[str, typer.Option(help="smoke (a quick check) or article")] = "article",
+    backend: BackendName = "processes",
+    workers: Workers = None,
+    threads: Threads = None,
+    device: Device = "cpu",
+    data_dir: DataDir = None,
+    store: StoreDir = None,
+    out: Annotated[Path, typer.Option(help="where the report goes")] = Path("out"),
+    as_json: Json = False,
+) -> None:
+    """Run the article's studies and write the report; what is stored is not run again."""
+    from batchlab import laboratory as lab
+    from batchlab.report.page import write_report
+    from batchlab.runner import Site
+    from batchlab.studies import STUDIES
+    from batchlab.workloads import workload as find
+
+    began = time.monotonic()
+    protocol = find(workload).protocol
+    one_of("--scale", scale, ["smoke", "article"])
+    chosen = tuple(dict.fromkeys(one_of("--study", s, list(STUDIES)) for s in study or STUDIES))
+    request = lab.Request(
+        protocol=protocol.smoke() if scale == "smoke" else protocol, seeds=seeds, studies=chosen
+    )
+    runner = lab.choose_backend(backend, workers, threads)
+    root = store or out / "store"
+    _writable(out)
+    with lab.open_store(root) as there, Live() as progress, _stopping() as stopping:
+        site = Site(root, data_dir, _device(device))
+        trained = lab.reproduce(request, there, runner, site, progress, stopping)
+        sections = lab.sections(request, there)
+        rows = lab.describe(there, [spec.key for spec in request.specs()])
+    meta = {
+        "title": f"What batch size should I use, and why? The article's findings on {workload}",
+        "lead": _lead(request),
+        "Workload": f"{workload}, {protocol.train_samples:,} training samples",
+        "Model": "-".join(str(width) for width in ("inputs", *protocol.model.hidden, "classes")),
+        "Scale": scale,
+        "Seeds": str(seeds),
+        "Runs": str(len(rows)),
+        "batchlab": __version__,
+        "Made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+    try:
+        page = write_report(sections, meta, lab.runs_frame(rows), out)
+    except OSError as error:
+        raise UserError(f"--out {out}: can't be written ({error.strerror})") from None
+    found = [finding for section in sections for finding in section.findings]
+    seconds = round(time.monotonic() - began, 1)
+    if as_json:
+        told = [finding.json() for finding in found]
+        _json({"report": str(page), "trained": trained, "seconds": seconds, "findings": told})
+        return
+    _say_findings([f.json() for f in _headlines(found)])
+    print(f"{trained} runs trained, {len(rows) - trained} from the store, {seconds} s")
+    print(f"report: {page}")
+
+
+@app.command()
+def train(
+    phase: Annotated[list[str], typer.Option(help="B:LR:EPOCHS; repeatable, in order")],
+    workload: Workload = "digits",
+    optimizer: Annotated[str, typer.Option(help="sgd, adam or adamw")] = "sgd",
+    momentum: Annotated[float, typer.Option(help="sgd's")] = 0.0,
+    weight_decay: Annotated[float, typer.Option(help="L2; decoupled for adamw")] = 0.0,
+    steps: Annotated[int | None, typer.Option(min=1, help="end after so many steps")] = None,
+    every: Annotated[int, typer.Option(min=1, help="epochs between measurements")] = 1,
+    seed: Seed = 0,
+    backend: BackendName = "serial",
+    workers: Workers = None,
+    threads: Threads = None,
+    device: Device = "cpu",
+    data_dir: DataDir = None,
+    store: StoreDir = None,
+    as_json: Json = False,
+) -> None:
+    """Train one model by a schedule and say where it ended."""
+    from batchlab import laboratory as lab
+    from batchlab.runner import Site
+
+    chosen = _optimizer(optimizer, momentum, weight_decay)
+    spec = _train_spec(workload, phase, chosen, seed, every, steps)
+    runner = lab.choose_backend(backend, workers, threads)
+    with lab.open_store(store) as there, Live() as progress, _stopping() as stopping:
+        site = Site(there.root, data_dir, _device(device))
+        told = lab.train_one(spec, there, runner, site, progress, stopping)
+    if as_json:
+        _json(told)
+    else:
+        _say_rows([{k: v for k, v in told.items() if k not in ("key", "spec", "cos")}])
+
+
+@app.command()
+def trials(
+    after: Annotated[list[str], typer.Option(help="B:LR:EPOCHS of the run to start from")],
+    batch_sizes: Annotated[str, typer.Option(help="separated by commas")],
+    workload: Workload = "digits",
+    trials: Annotated[int, typer.Option(min=1, help="draws of samples")] = 50,
+    orders: Annotated[int, typer.Option(min=1, help="orders in which each is passed")] = 1,
+    samples: Annotated[int, typer.Option(min=1, help="samples of a trial")] = 1024,
+    convention: Annotated[list[str] | None, typer.Option(help="all six by default")] = None,
+    seed: Seed = 0,
+    backend: BackendName = "serial",
+    workers: Workers = None,
+    threads: Threads = None,
+    device: Device = "cpu",
+    data_dir: DataDir = None,
+    store: StoreDir = None,
+    as_json: Json = False,
+) -> None:
+    """Measure what a pass over fresh samples adds up to at each batch size."""
+    from batchlab import laboratory as lab
+    from batchlab.runner import Site
+
+    start = _train_spec(workload, after, Optimizer(), seed, 1, None)
+    chosen = {one_of("--convention", name, CONVENTIONS) for name in convention or CONVENTIONS}
+    spec = TrialsSpec(
+        start=start,
+        batch_sizes=_sizes(batch_sizes),
+        samples=samples,
+        draws=trials,
+        orders=orders,
+        learning_rate=start.schedule[-1].learning_rate,
+        conventions=tuple(c for c in CONVENTIONS if c in chosen),
+    )
+    runner = lab.choose_backend(backend, workers, threads)
+    with lab.open_store(store) as there, Live() as progress, _stopping() as stopping:
+        site = Site(there.root, data_dir, _device(device))
+        rows = lab.trials_one(spec, there, runner, site, progress, stopping)
+    if as_json:
+        _json(rows)
+    else:
+        _say_rows(rows)
+
+
+@app.command()
+def runs(store: StoreThere = Path("out/store"), as_json: Json = False) -> None:
+    """What the store holds, an object a run."""
+    from batchlab import laboratory as lab
+    from batchlab.store.database import Store
+
+    with Store(store, create=False) as there:
+        rows = lab.describe(there)
+    if as_json:
+        _json(rows)
+    else:
+        frame = lab.runs_frame(rows)
+        shown = ["workload", "schedule", "seed", "status", "test_accuracy", "W", "seconds"]
+        _say_rows([{name: row[name] for name in shown} for _, row in frame.iterrows()])
+
+
+@app.command()
+def findings(store: StoreThere = Path("out/store"), as_json: Json = False) -> None:
+    """What the store's runs say of the article's claims, an object a finding."""
+    from batchlab import laboratory as lab
+    from batchlab.store.database import Store
+
+    with Store(store, create=False) as there:
+        told = [finding.json() for finding in lab.findings(there)]
+    if as_json:
+        _json(told)
+    else:
+        _say_findings(told)
+
+
+def _train_spec(
+    workload: str,
+    phases: list[str],
+    optimizer: Optimizer,
+    seed: int,
+    every: int,
+    steps: int | None,
+) -> TrainSpec:
+    from batchlab.workloads import workload as find
+
+    protocol = find(workload).protocol
+    schedule = [Phase.parse(text, optimizer) for text in phases]
+    if seed < 0 or seed >= 2**63:
+        raise UserError(f"--seed {seed}: must be a whole number from 0 to 2^63 - 1")
+    spec = protocol.spec(schedule, seed, Cadence.doubling(every))
+    spec.check(protocol.train_samples)
+    return spec if steps is None else spec.cut(steps, protocol.train_samples)
+
+
+def _optimizer(name: str, momentum: float, weight_decay: float) -> Optimizer:
+    one_of("--optimizer", name, OPTIMIZERS)
+    settings = {"name": name, "momentum": momentum, "weight_decay": weight_decay}
+    return Optimizer.model_validate(settings)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(
+            f"--batch-sizes {text!r}: must be whole numbers separated by commas, like 1,2,64"
+        ) from None
+
+
+def _device(name: str) -> str:
+    import torch
+
+    one_of("--device", name, ["cpu", "cuda"])
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch sees no GPU here; use cpu")
+    return name
+
+
+def _writable(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: can't be written ({error.strerror})") from None
+
+
+@contextmanager
+def _stopping() -> Iterator[Any]:
+    """A function that tells whether Ctrl-C was pressed; a second press ends at once."""
+    asked: list[bool] = []
+
+    def ask(*_: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(True)
+        print("stopping: saving what is under way (again to stop at once)", file=sys.stderr)
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _lead(request: Any) -> str:
+    p = request.protocol
+    return (
+        f"Six experiments of 2018 on batch size, run again on {p.workload} with {request.seeds} "
+        f"seeds: batch sizes {p.tiny}, {p.small}, {p.middle} and {p.large} stand for the "
+        "article's 2, 64, 256 and 1,024. Each claim has a verdict from a 95% interval."
+    )
+
+
+def _headlines(found: list[Any]) -> list[Any]:
+    """The first of each id: the reading that the page shows first."""
+    first: dict[str, Any] = {}
+    for finding in found:
+        first.setdefault(finding.id, finding)
+    return [f for f in first.values() if f.listed]
+
+
+def _json(document: object) -> None:
+    print(json.dumps(document, allow_nan=False))
+
+
+def _say_findings(rows: list[dict[str, Any]]) -> None:
+    _say_rows(
+        [
+            {
+                "finding": row["id"],
+                "convention": row["convention"] or "",
+                "verdict": row["verdict"],
+                "effect": row["effect"],
+                "low": row["low"],
+                "high": row["high"],
+                "n": row["n"],
+            }
+            for row in rows
+        ]
+    )
+
+
+def _say_rows(rows: list[dict[str, Any]]) -> None:
+    """A table on standard output; numbers to four digits."""
+    table = Table(box=None, pad_edge=False)
+    for column in rows[0] if rows else []:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"batchlab: {message}", file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,1 @@
+"""Data order, step, training loop and gradient trials."""

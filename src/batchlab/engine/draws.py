@@ -1,0 +1,31 @@
+"""Everything random, each from its own named generator.
+
+A generator is made afresh from the seed, a name and a counter, so nothing that was drawn before
+(by a neighbour, by another phase, before an interruption) can move what is drawn next, and a
+checkpoint needs no generator state but the counter.
+"""
+
+import hashlib
+
+import torch
+
+
+def generator(seed: int, name: str, counter: int = 0) -> torch.Generator:
+    """The CPU generator of `name` under `seed`; draws are made on the CPU whatever the device."""
+    digest = hashlib.sha256(f"{seed}/{name}/{counter}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def epoch_order(seed: int, epoch: int, samples: int) -> torch.Tensor:
+    """The order in which the epoch visits the training samples: int64, a permutation (N)."""
+    return torch.randperm(samples, generator=generator(seed, "order", epoch))
+
+
+def trial_draw(seed: int, draw: int, order: int, count: int, samples: int) -> torch.Tensor:
+    """`count` of `samples` indices without replacement: int64 (count).
+
+    The set depends on `draw` alone; `order` says in which of its orders it is passed.
+    """
+    chosen = torch.randperm(samples, generator=generator(seed, "draw", draw))[:count]
+    shuffle = torch.randperm(count, generator=generator(seed, f"draw {draw} order", order))
+    return chosen[shuffle]

@@ -1,0 +1,199 @@
+"""The training loop: a spec's schedule, measured at its cadence, from any point of it.
+
+Shapes: N training samples, B samples of a batch, I inputs.
+"""
+
+import time
+from collections.abc import Callable
+from math import ceil
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from batchlab.engine.draws import epoch_order, generator
+from batchlab.engine.state import Position, RunState, RunStatus
+from batchlab.engine.step import Stepper, stepper
+from batchlab.probes.classification import Classification
+from batchlab.probes.displacement import Displacement
+from batchlab.probes.gradient import GradientNorm
+from batchlab.record import Reading, Record
+from batchlab.spec import Phase, TrainSpec
+from batchlab.workloads.base import Data
+from batchlab.workloads.mlp import build
+
+STRETCH = 64  # steps between looks at the clock, at interruptions and for divergence
+EVALUATION_ROWS = 8192  # samples a forward pass when evaluating
+
+Tick = Callable[[int], None]  # told of steps done since the last call; raises to interrupt
+Save = Callable[[RunState], None]
+
+
+def ignore(_: object) -> None:
+    """A `Tick` or a `Save` that does nothing."""
+
+
+def initial_model(spec: TrainSpec, data: Data) -> nn.Module:
+    """The spec's model at its initial point, on the data's device, in the spec's dtype."""
+    model = build(spec.model, data.train_x.shape[1], data.classes, generator(spec.seed, "init"))
+    return model.to(data.train_x.device, data.train_x.dtype)
+
+
+def train(
+    spec: TrainSpec,
+    data: Data,
+    *,
+    start: RunState | None = None,
+    tick: Tick = ignore,
+    save: Save = ignore,
+    save_every_s: float = 30.0,
+) -> RunState:
+    """Run the spec to its end, from `start` where one is given.
+
+    `data` is in the spec's dtype. Returns the final state: `finished`, or `diverged` where a
+    step's loss is not finite (the step is then `position.step`, and nothing after the last
+    measurement before it is recorded). `tick` is called every few steps and may raise, in which
+    case the state is handed to `save` before the exception goes on; `save` is called every
+    `save_every_s` seconds besides. The same spec gives the same records however often that
+    happens.
+    """
+    run = _Run(spec, data, start)
+    saved = time.monotonic()
+    if start is None:
+        run.measure_all()
+    while run.status == "running":
+        done = run.advance()
+        try:
+            tick(done)
+        except BaseException:
+            save(run.state())
+            raise
+        if time.monotonic() - saved >= save_every_s and run.status == "running":
+            save(run.state())
+            saved = time.monotonic()
+    return run.state()
+
+
+class _Run:
+    """A run under way."""
+
+    def __init__(self, spec: TrainSpec, data: Data, start: RunState | None) -> None:
+        self._spec, self._data = spec, data
+        self._model = initial_model(spec, data)
+        self._initial = {k: v.detach().clone() for k, v in self._model.named_parameters()}
+        self._began = time.monotonic()
+        self._spent = start.seconds if start else 0.0
+        self._position = Position() if start is None else start.position
+        self._records: list[Record] = [] if start is None else list(start.records)
+        self.status: RunStatus = "running" if start is None else start.status
+        self._order_of: int | None = None  # the epoch that the shuffled data are of
+        self._shuffled_x = torch.empty_like(data.train_x)
+        self._shuffled_y = torch.empty_like(data.train_y)
+        if start is not None:
+            self._model.load_state_dict(start.group("model"))
+        self._stepper: Stepper = stepper(self._model, self._phase)
+        if start is not None:
+            self._stepper.load(start.group("optimizer"))
+
+    @property
+    def _phase(self) -> Phase:
+        """The phase in force; after the end, the last one."""
+        return self._spec.schedule[min(self._position.phase, len(self._spec.schedule) - 1)]
+
+    def state(self) -> RunState:
+        model = {f"model/{k}": v.detach().cpu() for k, v in self._model.state_dict().items()}
+        optimizer = {f"optimizer/{k}": v.cpu() for k, v in self._stepper.state().items()}
+        seconds = self._spent + time.monotonic() - self._began
+        return RunState(model | optimizer, self._position, self._records, self.status, seconds)
+
+    def advance(self) -> int:
+        """Take steps up to the next point where something is to be done; how many."""
+        here, phase, samples = self._position, self._phase, len(self._data.train_x)
+        self._shuffle(here.epoch)
+        per_epoch, length = ceil(samples / phase.batch_size), phase.step_count(samples)
+        stops = [STRETCH, per_epoch - here.epoch_step, length - here.phase_step]
+        stops += [s - here.step for s in self._spec.cadence.steps if s > here.step][:1]
+        count = min(stops)
+        for k in range(here.epoch_step, here.epoch_step + count):
+            rows = slice(k * phase.batch_size, (k + 1) * phase.batch_size)
+            self._stepper.step(self._shuffled_x[rows], self._shuffled_y[rows])
+        bad = self._stepper.first_diverged()
+        if bad is not None:
+            here.step += bad + 1
+            self.status = "diverged"
+            return count
+        here.samples += min((here.epoch_step + count) * phase.batch_size, samples)
+        here.samples -= here.epoch_step * phase.batch_size
+        here.step += count
+        here.phase_step += count
+        here.epoch_step += count
+        self._close(epoch=here.epoch_step == per_epoch, phase=here.phase_step == length)
+        return count
+
+    def _close(self, *, epoch: bool, phase: bool) -> None:
+        """Move on to the next epoch or phase where one has ended, and measure what is due."""
+        here, cadence = self._position, self._spec.cadence
+        if epoch or phase:
+            here.epoch, here.epoch_step = here.epoch + 1, 0
+        if phase or (epoch and here.epoch % cadence.every == 0):
+            self.measure_all()
+        elif here.step in cadence.steps:
+            self._record(self._displacement())
+        if phase:
+            before = self._phase.optimizer
+            here.phase, here.phase_step = here.phase + 1, 0
+            if here.phase == len(self._spec.schedule):
+                self.status = "finished"
+                return
+            state = self._stepper.state()
+            self._stepper = stepper(self._model, self._phase)
+            if self._phase.optimizer == before:  # momentum outlives a change of rate or batch
+                self._stepper.load(state)
+
+    def _shuffle(self, epoch: int) -> None:
+        """Lay the training data out in the epoch's order, so that a batch is a slice."""
+        if self._order_of == epoch:
+            return
+        order = epoch_order(self._spec.seed, epoch, len(self._data.train_x))
+        order = order.to(self._data.train_x.device)
+        torch.index_select(self._data.train_x, 0, order, out=self._shuffled_x)
+        torch.index_select(self._data.train_y, 0, order, out=self._shuffled_y)
+        self._order_of = epoch
+
+    def measure_all(self) -> None:
+        """Loss and accuracy on both splits, displacement, and the next step's gradient norm."""
+        data = self._data
+        readings = evaluate(self._model, data.train_x, data.train_y, "train")
+        readings += evaluate(self._model, data.test_x, data.test_y, "test")
+        self._record(readings + self._displacement() + self._gradient_norm())
+
+    def _displacement(self) -> list[Reading]:
+        probe = Displacement()
+        for name, parameter in self._model.named_parameters():
+            probe.update(name, parameter, self._initial[name])
+        return probe.compute()
+
+    def _gradient_norm(self) -> list[Reading]:
+        """Of the first batch of the pass to come, at the batch size in force."""
+        self._shuffle(self._position.epoch)
+        size = self._phase.batch_size
+        loss = F.cross_entropy(self._model(self._shuffled_x[:size]), self._shuffled_y[:size])
+        names, parameters = zip(*self._model.named_parameters(), strict=True)
+        probe = GradientNorm()
+        for name, gradient in zip(names, torch.autograd.grad(loss, parameters), strict=True):
+            probe.update(name, gradient)
+        return probe.compute()
+
+    def _record(self, readings: list[Reading]) -> None:
+        here = self._position
+        epoch = here.samples / len(self._data.train_x)
+        self._records += [Record(here.step, epoch, here.samples, *r) for r in readings]
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, x_NI: torch.Tensor, y_N: torch.Tensor, split: str) -> list[Reading]:
+    """Loss and accuracy of the model on one split, in few large products."""
+    probe = Classification(split)
+    for x_BI, y_B in zip(x_NI.split(EVALUATION_ROWS), y_N.split(EVALUATION_ROWS), strict=True):
+        probe.update(model(x_BI), y_B)
+    return probe.compute()

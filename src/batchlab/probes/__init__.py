@@ -1,0 +1,1 @@
+"""What is measured: small accumulators (`update`, `merge`, `compute`) with pure maths inside."""

@@ -1,0 +1,1 @@
+"""Records in SQLite, checkpoints in safetensors files."""

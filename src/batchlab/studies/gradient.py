@@ -1,0 +1,347 @@
+"""Do samples of one batch compete? What a pass over 1,024 fresh samples adds up to."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from batchlab.analysis.fits import power_law
+from batchlab.analysis.intervals import Condition, mean_interval
+from batchlab.record import Finding, Panel, Table
+from batchlab.spec import CONVENTIONS, Convention, Protocol, Spec, TrialsSpec
+from batchlab.studies import article, gradient_panels
+from batchlab.studies.base import T_TEST, Study, number
+from batchlab.studies.results import Arm, Results, Trials, arm, phase
+
+# The reading shown first. Only a stepping pass can make the relative spread depend on B, and of
+# the stepping sums only the sum of batch sums can grow with B; the page shows all six.
+HEADLINE: Convention = "sum-stepping"
+# The last step's samples are chosen by the order, not by the draw: no split of the spread there.
+PASSES: tuple[Convention, ...] = tuple(c for c in CONVENTIONS if not c.endswith("last"))
+# Under a frozen sum nothing depends on B but rounding; a trend must be larger than this to count.
+NEGLIGIBLE = 0.01
+
+
+class Gradient(Study):
+    """Gradient trials at an early and a late checkpoint, under every reading of the article."""
+
+    id = "gradient"
+    title = "Gradient competition"
+    question = (
+        "Over the same number of samples, do the gradients of large batches cancel, so that the "
+        "model moves less than with small ones?"
+    )
+
+    def arms(self, protocol: Protocol) -> dict[str, Arm]:
+        """The two checkpoints, both of the large batch."""
+        return {
+            "early": arm(phase(protocol, protocol.large, protocol.early_epochs)),
+            "late": arm(phase(protocol, protocol.large)),
+        }
+
+    def trials(self, protocol: Protocol, regime: str, seed: int) -> TrialsSpec:
+        """The trials of one regime, started from one seed's checkpoint."""
+        return TrialsSpec(
+            start=self.arms(protocol)[regime].spec(protocol, seed),
+            batch_sizes=protocol.trial_batch_sizes,
+            samples=protocol.trial_samples,
+            draws=protocol.draws,
+            orders=protocol.orders,
+            learning_rate=protocol.learning_rate,
+        )
+
+    def specs(self, protocol: Protocol, seeds: int) -> list[Spec]:
+        """The runs to both checkpoints, and the trials from there."""
+        regimes = self.arms(protocol)
+        trials = [self.trials(protocol, r, seed) for seed in range(seeds) for r in regimes]
+        return [*super().specs(protocol, seeds), *trials]
+
+    def measured(self, results: Results, regime: str, convention: str) -> list[Trials]:
+        """The trials of one regime under one convention, one entry a seed that has them."""
+        keys = [self.trials(results.protocol, regime, seed).key for seed in results.seeds]
+        return [t for key in keys if (t := results.trials(key, convention)) is not None]
+
+    def findings(self, results: Results) -> list[Finding]:
+        """Every claim under every convention, the headline's first; both regimes must agree."""
+        order = [HEADLINE, *(c for c in CONVENTIONS if c != HEADLINE)]
+        return [
+            finding
+            for make in (self._grows, self._root, self._spread, self._draw, self._tail, self._shape)
+            for convention in order
+            if (finding := make(results, convention)) is not None
+        ]
+
+    def _conditions(
+        self,
+        results: Results,
+        convention: Convention,
+        says: str,
+        effect: Callable[[Trials], float],
+        above: float = -np.inf,
+        below: float = np.inf,
+    ) -> list[Condition]:
+        """The same demand on the early and on the late regime."""
+        return [
+            Condition(
+                f"{regime}: {says}",
+                mean_interval([effect(t) for t in self.measured(results, regime, convention)]),
+                above,
+                below,
+            )
+            for regime in self.arms(results.protocol)
+        ]
+
+    def _claim(
+        self,
+        results: Results,
+        convention: Convention,
+        id: str,
+        conditions: list[Condition],
+        measure: str,
+        said: str,
+        claim: str | None = None,
+    ) -> Finding:
+        weaker = min(conditions[:2], key=lambda c: c.interval.low)
+        return self.finding(
+            results,
+            id,
+            conditions,
+            effect=weaker.interval,
+            measure=f"{measure}; the lesser of early and late",
+            article=said,
+            claim=claim,
+            convention=convention,
+            test=T_TEST + "; early and late must both hold",
+        )
+
+    def _grows(self, results: Results, convention: Convention) -> Finding:
+        says = f"the exponent of the mean norm in B is above {NEGLIGIBLE}"
+        conditions = self._conditions(results, convention, says, norm_exponent, above=NEGLIGIBLE)
+        measure = "exponent p of mean norm ~ B^p"
+        return self._claim(
+            results, convention, "gradient-norm-grows", conditions, measure, "grows, p = 1/2"
+        )
+
+    def _root(self, results: Results, convention: Convention) -> Finding:
+        p = article.NORM_EXPONENT
+        says = f"the exponent of the mean norm in B is within 0.1 of {p}"
+        conditions = self._conditions(results, convention, says, norm_exponent, p - 0.1, p + 0.1)
+        return self._claim(
+            results,
+            convention,
+            "norm-square-root",
+            conditions,
+            "exponent p of mean norm ~ B^p",
+            "p = 1/2: the squared norm is linear in B",
+            "The mean gradient norm grows as the square root of the batch size.",
+        )
+
+    def _spread(self, results: Results, convention: Convention) -> Finding:
+        says = f"the exponent of std/mean of the norm in B is above {NEGLIGIBLE}"
+        conditions = self._conditions(results, convention, says, spread_exponent, above=NEGLIGIBLE)
+        measure = "exponent of the norm's std/mean in B"
+        return self._claim(
+            results, convention, "relative-spread-grows", conditions, measure, "grows, no number"
+        )
+
+    def _draw(self, results: Results, convention: Convention) -> Finding | None:
+        if convention not in PASSES:
+            return None
+
+        def excess(t: Trials) -> float:
+            return draw_spread(t, t.sizes.max()) - draw_spread(t, t.sizes.min())
+
+        def strongly(t: Trials) -> float:
+            return draw_spread(t, t.sizes.max()) - 2 * draw_spread(t, t.sizes.min())
+
+        sizes = results.protocol.trial_batch_sizes
+        measure = f"spread by draw over mean norm, at {max(sizes)} minus at {min(sizes)}"
+        conditions = self._conditions(results, convention, f"{measure}, is above 0", excess, 0)
+        says = f"the former is more than twice the latter ({max(sizes)} minus twice {min(sizes)})"
+        conditions += self._conditions(results, convention, says, strongly, 0)
+        return self._claim(
+            results,
+            convention,
+            "norm-depends-on-draw",
+            conditions,
+            measure,
+            "strongly with large, weakly with small batches; no number",
+        )
+
+    def _tail(self, results: Results, convention: Convention) -> Finding:
+        few = _second(results.protocol)
+        measure = f"log10 of how many more values lie in the tail at the largest B than at {few}"
+        conditions = self._conditions(
+            results, convention, f"{measure} is above {NEGLIGIBLE}", tail_decades, above=NEGLIGIBLE
+        )
+        return self._claim(
+            results, convention, "heavier-tail", conditions, measure, "1e5 at 1024, 1e2 at 2: 3"
+        )
+
+    def _shape(self, results: Results, convention: Convention) -> Finding:
+        says = f"the exponent of the kurtosis in B is above {NEGLIGIBLE}"
+        conditions = self._conditions(results, convention, says, shape_exponent, above=NEGLIGIBLE)
+        return self._claim(
+            results,
+            convention,
+            "heavier-shape",
+            conditions,
+            "exponent of the values' kurtosis in B",
+            "not measured",
+            "Whatever their scale, gradient values are heavier-tailed in shape for larger batches.",
+        )
+
+    def panels(self, results: Results) -> list[Panel]:
+        """Norm, spread, distributions and tails."""
+        regimes = {r: self.measured(results, r, HEADLINE) for r in self.arms(results.protocol)}
+        every = {
+            (r, c): self.measured(results, r, c)
+            for r in self.arms(results.protocol)
+            for c in CONVENTIONS
+        }
+        if not all(every.values()):
+            return []
+        return [
+            gradient_panels.norm(regimes),
+            gradient_panels.scaled_spread(regimes),
+            gradient_panels.norm_by_convention(every),
+            gradient_panels.spread_by_convention(every),
+            *(
+                gradient_panels.norm_ridges(trials[0], regime, scaled=scaled)
+                for scaled in (False, True)
+                for regime, trials in regimes.items()
+            ),
+            *(gradient_panels.values(trials, regime) for regime, trials in regimes.items()),
+            gradient_panels.kurtosis(regimes),
+        ]
+
+    def tables(self, results: Results) -> list[Table]:
+        """Exponents by convention and regime."""
+        rows = []
+        quantities = (norm_exponent, spread_exponent, tail_decades, shape_exponent)
+        for convention in CONVENTIONS:
+            for regime in self.arms(results.protocol):
+                trials = self.measured(results, regime, convention)
+                cells = [number(mean_interval([q(t) for t in trials])) for q in quantities]
+                rows.append((convention, regime, *cells, str(len(trials))))
+        return [
+            Table(
+                title="Under every reading",
+                columns=(
+                    "Convention",
+                    "Regime",
+                    "exponent of mean norm (article 1/2)",
+                    "exponent of std/mean",
+                    "tail, decades (article 3)",
+                    "exponent of kurtosis",
+                    "n",
+                ),
+                rows=tuple(rows),
+                caption=(
+                    "Mean ± half of the 95% interval over n seeds, each with "
+                    f"{results.protocol.draws * results.protocol.orders} passes at every batch "
+                    "size."
+                ),
+            )
+        ]
+
+    def notes(self, results: Results) -> list[str]:
+        """The conventions, and what the numbers of samples imply."""
+        p = results.protocol
+        uneven = [b for b in p.trial_batch_sizes if p.trial_samples % b]
+        share = p.trial_samples / p.train_samples
+        notes = [
+            "The article does not say whether a batch's gradient is the mean or the sum over its "
+            "samples, whether the model steps during the pass, or whether the pass's gradients "
+            "are added or only the last is kept. Each claim is therefore tested under six "
+            "readings: mean or sum, with frozen weights (added), stepping by the mean gradient "
+            "(added), or the last full batch of the stepping pass alone.",
+            "With frozen weights the mean's sum falls as 1/B and the sum's does not depend on B, "
+            "whatever the model: no measurement could find otherwise. Stepping, the rate times "
+            "the mean's sum is the way the layer has gone.",
+            f"Each seed's checkpoint has {p.draws} draws of {p.trial_samples:,} samples, each "
+            f"passed in {p.orders} orders, the same at every batch size (common random numbers).",
+        ]
+        if uneven:
+            sizes = ", ".join(str(b) for b in uneven)
+            notes.append(
+                f"Batch sizes {sizes} do not divide {p.trial_samples:,}: their last batch is "
+                "short, and counts as a batch of its own size."
+            )
+        if share > 0.1:
+            notes.append(
+                f"Draws are without replacement: {p.trial_samples:,} of {p.train_samples:,} "
+                "samples are much of the data, so draws overlap and the spread between them is "
+                f"about {np.sqrt(1 - share):.2f} of what it would be with unlimited data, at "
+                "every batch size alike."
+            )
+        return notes
+
+
+def norm_exponent(t: Trials) -> float:
+    """p of mean norm ~ B^p, over all batch sizes."""
+    return power_law(t.sizes, t.norms.mean(axis=(1, 2))).exponent
+
+
+def spread_exponent(t: Trials) -> float:
+    """Exponent in B of the norm's standard deviation over its mean."""
+    return power_law(t.sizes, relative_spread(t)).exponent
+
+
+def relative_spread(t: Trials) -> NDArray[np.float64]:
+    """Standard deviation over mean of the norm, over all passes, by batch size."""
+    flat = t.norms.reshape(len(t.sizes), -1)
+    spread: NDArray[np.float64] = flat.std(axis=1, ddof=1) / flat.mean(axis=1)
+    return spread
+
+
+def draw_spread(t: Trials, size: int) -> float:
+    """Standard deviation of the norm between draws, over its mean, at one batch size.
+
+    The one-way random-effects estimate: variance between draws = (MS between - MS within) /
+    orders, at least 0. With one order the two can't be told apart: nan.
+    """
+    norms_DO = t.norms[list(t.sizes).index(size)]
+    orders = norms_DO.shape[1]
+    if orders < 2:
+        return float("nan")
+    between = orders * norms_DO.mean(axis=1).var(ddof=1)
+    within = norms_DO.var(axis=1, ddof=1).mean()
+    return float(np.sqrt(max(0.0, between - within) / orders) / norms_DO.mean())
+
+
+def tail_decades(t: Trials) -> float:
+    """log10 of the count of large raw values at the largest B over that at the second smallest.
+
+    Large: beyond the value that one in a thousand of all values, all batch sizes together,
+    exceed (to the bin). One is added to each count, so that an empty tail has a logarithm.
+    """
+    sizes = np.sort(t.sizes)
+    threshold = tail_threshold(t.bins)
+    beyond = t.bins[_least(t.bins) >= threshold].groupby("batch_size")["frequency"].sum()
+    counts = [1 + int(beyond.get(size, 0)) for size in (sizes[-1], sizes[1])]
+    return float(np.log10(counts[0] / counts[1]))
+
+
+def tail_threshold(bins: pd.DataFrame) -> float:
+    """The edge of a bin that at most one in a thousand of all values lie beyond, by size."""
+    sizes = pd.DataFrame({"least": _least(bins), "frequency": bins["frequency"]})
+    counts = sizes.groupby("least")["frequency"].sum().sort_index(ascending=False)
+    beyond = counts.cumsum() <= counts.sum() / 1000
+    inside = counts.index[beyond]
+    return float(inside.min() if len(inside) else counts.index[0])
+
+
+def shape_exponent(t: Trials) -> float:
+    """Exponent in B of the mean kurtosis of a pass's raw values."""
+    return power_law(t.sizes, t.kurtoses.mean(axis=(1, 2))).exponent
+
+
+def _least(bins: pd.DataFrame) -> "pd.Series[float]":
+    """The smallest absolute value in each bin; rounded, so that both signs have one edge."""
+    return bins[["low", "high"]].abs().min(axis=1).round(12)
+
+
+def _second(protocol: Protocol) -> int:
+    return sorted(protocol.trial_batch_sizes)[1]

@@ -1,0 +1,181 @@
+"""The records of a study's runs, looked up by what was asked for.
+
+Shapes: S seeds.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import NamedTuple, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from batchlab.analysis.intervals import Interval, mean_interval
+from batchlab.record import ALL, WEIGHTS
+from batchlab.spec import Cadence, Optimizer, Phase, Protocol, TrainSpec
+
+SGD = Optimizer()
+MOST_EVALUATIONS = 60  # the longest of the article's curves
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One schedule of a study, run with every seed."""
+
+    label: str
+    schedule: tuple[Phase, ...]
+    cadence: Cadence
+
+    def spec(self, protocol: Protocol, seed: int) -> TrainSpec:
+        """This arm's run with one seed."""
+        return protocol.spec(self.schedule, seed, self.cadence)
+
+
+def phase(
+    protocol: Protocol,
+    batch_size: int,
+    epochs: int | None = None,
+    *,
+    rate: float | None = None,
+    optimizer: Optimizer = SGD,
+) -> Phase:
+    """A phase at the protocol's learning rate and epochs where none are given."""
+    return Phase(
+        batch_size=batch_size,
+        learning_rate=rate or protocol.learning_rate,
+        epochs=epochs or protocol.epochs,
+        optimizer=optimizer,
+    )
+
+
+def arm(*phases: Phase, label: str | None = None) -> Arm:
+    """An arm measured after every epoch, or more seldom where it has more than 60 of them.
+
+    One rule for all studies: the same schedule is then the same run, whichever study asks.
+    """
+    epochs = sum(p.epochs or 0 for p in phases)
+    text = label or ", then ".join(p.label() for p in phases)
+    return Arm(text, phases, Cadence.doubling(ceil(max(epochs, 1) / MOST_EVALUATIONS)))
+
+
+class Curve(NamedTuple):
+    """One quantity along one run; the arrays are of equal length, steps increasing."""
+
+    step: NDArray[np.int64]
+    epoch: NDArray[np.float64]
+    value: NDArray[np.float64]
+
+
+class Trials(NamedTuple):
+    """Gradient trials from one checkpoint under one convention.
+
+    Shapes: Z batch sizes, D draws, O orders of each.
+    """
+
+    sizes: NDArray[np.int64]  # Z, increasing
+    norms: NDArray[np.float64]  # Z, D, O: Euclidean norm of the pass's gradient
+    kurtoses: NDArray[np.float64]  # Z, D, O: of its raw values
+    bins: pd.DataFrame  # batch_size, low, high, frequency: raw values of all passes
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, bins: pd.DataFrame) -> Self:
+        """From the trial records and histogram of one spec under one convention."""
+
+        by = ["batch_size", "draw", "order"]
+        shape = [rows[column].nunique() for column in by]
+
+        def values(name: str) -> NDArray[np.float64]:
+            chosen = rows[rows["name"] == name].sort_values(by)["value"]
+            return chosen.to_numpy(dtype=np.float64).reshape(shape)
+
+        sizes = np.sort(rows["batch_size"].unique())
+        return cls(sizes, values("norm"), values("kurtosis"), bins)
+
+
+class Results:
+    """The records of a study's runs, looked up by arm and seed."""
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        seeds: int,
+        status: Mapping[str, str],
+        records: pd.DataFrame,
+        trials: pd.DataFrame,
+        bins: pd.DataFrame,
+    ) -> None:
+        """`status` maps keys of stored runs to `finished` or `diverged`; frames as stored."""
+        self.protocol, self.seeds = protocol, range(seeds)
+        self._trials = dict(list(trials.groupby(["key", "convention"], sort=False)))
+        self._bins = dict(list(bins.groupby(["key", "convention"], sort=False)))
+        self._status = status
+        self._curves = {
+            (str(key), str(name), str(layer)): Curve(
+                part["step"].to_numpy(), part["epoch"].to_numpy(), part["value"].to_numpy()
+            )
+            for (key, name, layer), part in records.groupby(["key", "name", "layer"], sort=False)
+        }
+        for key in status:
+            train, test = (self._curves.get((key, f"{s}_accuracy", ALL)) for s in ("train", "test"))
+            if train is not None and test is not None:
+                self._curves[key, "gap", ALL] = train._replace(value=train.value - test.value)
+
+    def curve(self, arm: Arm, seed: int, name: str, layer: str = ALL) -> Curve | None:
+        """A quantity along one run; `None` where it was not measured.
+
+        `gap` is the generalisation gap: train minus test accuracy.
+        """
+        return self._curves.get((arm.spec(self.protocol, seed).key, name, layer))
+
+    def final(self, arm: Arm, name: str, layer: str = ALL) -> NDArray[np.float64]:
+        """The last value for every seed (S); nan where the run diverged."""
+        values = []
+        for seed in self.seeds:
+            curve = self.curve(arm, seed, name, layer)
+            ended = self._status.get(arm.spec(self.protocol, seed).key) == "finished"
+            values.append(curve.value[-1] if ended and curve is not None else np.nan)
+        return np.array(values)
+
+    def diverged(self, arm: Arm) -> int:
+        """How many of the arm's runs diverged."""
+        keys = [arm.spec(self.protocol, seed).key for seed in self.seeds]
+        return sum(self._status.get(key) == "diverged" for key in keys)
+
+    def layers(self) -> list[str]:
+        """The weight matrices, from input to output."""
+        names = [k[2] for k in self._curves if k[1] == "cosine" and k[2] != WEIGHTS]
+        return list(dict.fromkeys(names))
+
+    def trials(self, key: str, convention: str) -> Trials | None:
+        """The trials of one spec under one convention; `None` where there are none."""
+        rows = self._trials.get((key, convention))
+        return None if rows is None else Trials.of(rows, self._bins[key, convention])
+
+    def band(self, arms: Sequence[Arm], name: str, layer: str = ALL) -> pd.DataFrame:
+        """Mean and 95% interval over seeds at every measured point of every arm.
+
+        Columns: arm, step, epoch, mean, low, high, n. Points that a diverged run never reached
+        have a smaller n.
+        """
+        rows = []
+        for one in arms:
+            curves = [self.curve(one, seed, name, layer) for seed in self.seeds]
+            frames = [pd.DataFrame(c._asdict()) for c in curves if c is not None]
+            if not frames:
+                continue
+            for (step, epoch), part in pd.concat(frames).groupby(["step", "epoch"]):
+                i = mean_interval(part["value"])
+                low, high = (i.low, i.high) if i.n > 1 else (np.nan, np.nan)
+                rows.append((one.label, step, epoch, i.effect, low, high, i.n))
+        return pd.DataFrame(rows, columns=["arm", "step", "epoch", "mean", "low", "high", "n"])
+
+    def difference(self, a: Arm, b: Arm, name: str, layer: str = ALL) -> Interval:
+        """Final value in `a` minus that in `b`, paired by seed."""
+        return mean_interval(self.final(a, name, layer) - self.final(b, name, layer))
+
+    def ratio(self, a: Arm, b: Arm, name: str, layer: str = ALL) -> Interval:
+        """Final value in `a` over that in `b`, paired by seed: geometric mean of the ratios."""
+        logs = np.log(self.final(a, name, layer)) - np.log(self.final(b, name, layer))
+        return mean_interval(logs).map(lambda v: float(np.exp(v)))
