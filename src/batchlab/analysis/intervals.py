@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import isfinite, nan, sqrt
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from batchlab.record import Verdict
@@ -43,8 +43,29 @@ def mean_interval(values: ArrayLike) -> Interval:
     mean = float(v.mean())
     if len(v) == 1:
         return Interval(mean, -np.inf, np.inf, 1)
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, len(v) - 1)) * float(v.std(ddof=1)) / sqrt(len(v))
+    half = float(_quantile(len(v))) * float(v.std(ddof=1)) / sqrt(len(v))
     return Interval(mean, mean - half, mean + half, len(v))
+
+
+def mean_intervals(values_NP: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`mean_interval` of each of P columns of N values: mean, low, high and n (4, P).
+
+    Values that are not finite are left out; low and high are nan where fewer than two are left.
+    """
+    there = np.isfinite(values_NP)
+    n = there.sum(axis=0)
+    v = np.where(there, values_NP, 0.0)
+    mean = v.sum(axis=0) / np.maximum(n, 1)
+    square = (np.where(there, values_NP - mean, 0.0) ** 2).sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        half = _quantile(n) * np.sqrt(square / (n - 1) / n)
+    half = np.where(n > 1, half, np.nan)
+    return np.stack([np.where(n > 0, mean, np.nan), mean - half, mean + half, n])
+
+
+def _quantile(n: int | NDArray[np.int64]) -> NDArray[np.float64]:
+    """Half-width of the interval in standard errors."""
+    return np.asarray(stats.t.ppf(0.5 + LEVEL / 2, np.maximum(n, 2) - 1))
 
 
 @dataclass(frozen=True, slots=True)

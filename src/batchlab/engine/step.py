@@ -113,7 +113,7 @@ def torch_optimizer(model: nn.Module, phase: Phase) -> torch.optim.Optimizer:
             momentum=chosen.momentum,
             weight_decay=chosen.weight_decay,
         )
-    adam = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[chosen.name]
+    adam = torch.optim.Adam if chosen.name == "adam" else torch.optim.AdamW
     return adam(
         model.parameters(),
         lr=phase.learning_rate,

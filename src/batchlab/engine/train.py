@@ -18,7 +18,7 @@ from batchlab.probes.classification import Classification
 from batchlab.probes.displacement import Displacement
 from batchlab.probes.gradient import GradientNorm
 from batchlab.record import Reading, Record
-from batchlab.spec import Phase, TrainSpec
+from batchlab.spec import Phase, TrainSpec, batch_slices
 from batchlab.workloads.base import Data
 from batchlab.workloads.mlp import build
 
@@ -194,6 +194,6 @@ class _Run:
 def evaluate(model: nn.Module, x_NI: torch.Tensor, y_N: torch.Tensor, split: str) -> list[Reading]:
     """Loss and accuracy of the model on one split, in few large products."""
     probe = Classification(split)
-    for x_BI, y_B in zip(x_NI.split(EVALUATION_ROWS), y_N.split(EVALUATION_ROWS), strict=True):
-        probe.update(model(x_BI), y_B)
+    for rows in batch_slices(len(x_NI), EVALUATION_ROWS):
+        probe.update(model(x_NI[rows]), y_N[rows])
     return probe.compute()

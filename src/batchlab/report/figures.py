@@ -1,7 +1,7 @@
 """A panel as an Altair chart: one view, a layer for each thing drawn in it.
 
-The chart names its data `rows` and holds none, so that it is checked against the schema once and
-cheaply; `batchlab.report.specs` puts the rows in. Colours are the names of `batchlab.report.palette`.
+The chart names its data `rows` and holds none, which keeps it small and cheap to check against the
+schema; `batchlab.report.specs` puts the rows in. Colours are the names of `batchlab.report.palette`.
 """
 
 from collections.abc import Callable
@@ -33,9 +33,11 @@ def chart(panel: Panel, shown: Rows | None = None) -> alt.LayerChart:
     Raises `ValueError` where the panel lacks what its mark needs.
     """
     shown = shown or rows(panel)
-    layers = MARKS[panel.mark](panel, shown) + _rules(panel, shown)
-    picked = alt.param(name=PICKED, value=[])
-    return alt.layer(*layers).add_params(picked)
+    drawn = alt.layer(*MARKS[panel.mark](panel, shown), *_rules(panel, shown))
+    # `add_params` would copy every layer, and take longer than all the rest.
+    others = [] if drawn.params is alt.Undefined else drawn.params
+    drawn.params = [*others, alt.param(name=PICKED, value=[]).param]
+    return drawn
 
 
 def _base(shown: Rows) -> alt.Chart:
@@ -56,18 +58,21 @@ def _axes(panel: Panel, shown: Rows) -> dict[str, Any]:
 
 def _colour(panel: Panel, shown: Rows) -> alt.Color | alt.ColorValue:
     if panel.series is None:
-        return alt.value(palette.colours(1, ordered=False)[0])
+        return alt.ColorValue(palette.colours(1, ordered=False)[0])
     domain = list(shown.series)
     scale = alt.Scale(domain=domain, range=palette.colours(len(domain), panel.ordered))
     return alt.Color("s:N", title=panel.series.title, scale=scale)
 
 
-def _unless_dimmed(shown: Rows, full: float) -> Any:
-    """Full opacity for the series picked in the legend, and for all while none is."""
+def _seen(shown: Rows, full: float = 1) -> dict[str, Any]:
+    """Full opacity for the series picked in the legend, and for all while none is.
+
+    As arguments of a value channel: handing them over ready saves Altair a search for the type.
+    """
     if not shown.series:
-        return alt.value(full)
+        return {"value": full}
     test = f"!length({PICKED}) || indexof({PICKED}, datum.s) >= 0"
-    return alt.condition(test, alt.value(full), alt.value(full * DIMMED))
+    return {"value": full * DIMMED, "condition": {"test": test, "value": full}}
 
 
 def _tooltip(panel: Panel, shown: Rows) -> list[alt.Tooltip]:
@@ -81,21 +86,29 @@ def _tooltip(panel: Panel, shown: Rows) -> list[alt.Tooltip]:
     return tips
 
 
+def _from(axis: alt.X | alt.Y) -> alt.X | alt.Y:
+    """The same axis where an interval starts on it."""
+    start = axis.copy(deep=False)
+    start.shorthand = "low:Q"
+    return start
+
+
 def _line(panel: Panel, shown: Rows) -> Layers:
     base = _base(shown).encode(**_axes(panel, shown), color=_colour(panel, shown))
     layers = []
     if "low" in shown.frame:
-        band = {"y": base.encoding.y.copy(), "y2": "high:Q", "opacity": _unless_dimmed(shown, BAND)}
-        band["y"].shorthand = "low:Q"
-        layers.append(base.mark_area(strokeWidth=0).encode(**band))
+        seen = alt.FillOpacityValue(**_seen(shown, BAND))
+        ends = {"y": _from(base.encoding.y), "y2": alt.Y2("high")}
+        layers.append(base.mark_area(strokeWidth=0).encode(**ends, fillOpacity=seen))
     dashed = {}
     if len(shown.series) > palette.NOMINAL and not panel.ordered:
         dashes = [DASHES[i // palette.NOMINAL % len(DASHES)] for i in range(len(shown.series))]
         scale = alt.Scale(domain=list(shown.series), range=dashes)
         dashed = {"strokeDash": alt.StrokeDash("s:N", title=panel.series.title, scale=scale)}
-    layers.append(base.mark_line().encode(opacity=_unless_dimmed(shown, 1), **dashed))
+    seen = alt.OpacityValue(**_seen(shown))
+    layers.append(base.mark_line().encode(opacity=seen, **dashed))
     if len(shown.frame) <= FEW_POINTS * max(len(shown.series), 1):
-        layers.append(base.mark_circle(size=26).encode(opacity=_unless_dimmed(shown, 1)))
+        layers.append(base.mark_circle(size=26).encode(opacity=seen))
     return [*layers, _tips(base, panel, shown)]
 
 
@@ -103,12 +116,11 @@ def _tips(base: alt.Chart, panel: Panel, shown: Rows) -> alt.Chart:
     near = alt.selection_point(
         name="near", on="pointerover", clear="pointerout", nearest=True, empty=False
     )
+    shine = {"param": near.name, "value": 1, "empty": False}
     return (
         base.transform_filter("datum.tip === 1")
         .mark_point(size=70, filled=True, stroke=palette.PAPER, strokeWidth=1.5)
-        .encode(
-            opacity=alt.condition(near, alt.value(1), alt.value(0)), tooltip=_tooltip(panel, shown)
-        )
+        .encode(opacity=alt.OpacityValue(0, condition=shine), tooltip=_tooltip(panel, shown))
         .add_params(near)
         .properties(name=TIPS)
     )
@@ -117,17 +129,15 @@ def _tips(base: alt.Chart, panel: Panel, shown: Rows) -> alt.Chart:
 def _point(panel: Panel, shown: Rows) -> Layers:
     axes = _axes(panel, shown)
     base = _base(shown).encode(**axes, color=_colour(panel, shown))
-    seen = _unless_dimmed(shown, 1)
+    seen = alt.OpacityValue(**_seen(shown))
     layers = []
     if "low" in shown.frame:
         along = "y" if shown.y_numeric else "x"
         if shown.x_numeric and shown.y_numeric:  # an effect over a quantity: the eye wants the way
-            thin = base.mark_line(strokeWidth=1, point=False)
-            layers.append(thin.encode(opacity=_unless_dimmed(shown, 0.45)))
-        bar = axes[along].copy()
-        bar.shorthand = "low:Q"
-        bar_ends = {along: bar, f"{along}2": "high:Q"}
-        layers.append(base.mark_rule(strokeWidth=1.6).encode(**bar_ends, opacity=seen))
+            faint = alt.StrokeOpacityValue(**_seen(shown, 0.45))
+            layers.append(base.mark_line(strokeWidth=1).encode(strokeOpacity=faint))
+        ends = {along: _from(axes[along]), f"{along}2": (alt.Y2 if along == "y" else alt.X2)("high")}
+        layers.append(base.mark_rule(strokeWidth=1.6).encode(**ends, opacity=seen))
     shape = {}
     if shown.series and panel.series and not panel.ordered:
         shapes = [SHAPES[i % len(SHAPES)] for i in range(len(shown.series))]
@@ -151,12 +161,12 @@ def _ridge(panel: Panel, shown: Rows) -> Layers:
     )
     top = max(len(labels) - 1, 0) + RIDGE_OVERLAP
     y = alt.Y("y:Q", axis=y_axis, scale=alt.Scale(domain=[0, top], nice=False, zero=False))
-    base = _base(shown).encode(x=_axes(panel, shown)["x"], y=y, y2="base:Q")
+    base = _base(shown).encode(x=_axes(panel, shown)["x"], y=y, y2=alt.Y2("base"))
     area = base.mark_area(stroke=palette.PAPER, strokeWidth=1, line=False)
     return [
         area.encode(
             color=_colour(panel, shown).legend(None),
-            opacity=alt.value(0.9),
+            fillOpacity=alt.FillOpacityValue(0.9),
             tooltip=alt.Tooltip("s:N", title=panel.series.title),
         )
     ]
@@ -176,9 +186,9 @@ def _cells(panel: Panel, shown: Rows) -> Layers:
     )
     scale = alt.Scale(scheme="viridis", type="log" if panel.series.log else "linear", zero=False)
     legend = alt.Legend(title=panel.series.title, format=panel.series.format or "~g")
-    known = alt.Color("v:Q", scale=scale, legend=legend)
-    colour = alt.condition("isValid(datum.v)", known, alt.value("#bbbbbb"))
-    ink = alt.condition("datum.dark === 1", alt.value("#000000"), alt.value("#ffffff"))
+    unknown = {"test": "!isValid(datum.v)", "value": "var(--domain)"}
+    colour = alt.Color("v:Q", scale=scale, legend=legend, condition=unknown)
+    ink = alt.ColorValue("#ffffff", condition={"test": "datum.dark === 1", "value": "#000000"})
     return [
         base.mark_rect(stroke=palette.PAPER, strokeWidth=2).encode(color=colour),
         base.mark_text(lineBreak="\n", fontSize=11).encode(text="t:N", color=ink),
@@ -203,13 +213,13 @@ def _rules(panel: Panel, shown: Rows) -> Layers:
 def _rule(along: str, value: float, label: str, place: dict[str, Any]) -> Layers:
     at = {along: alt.datum(value)}
     limit = {"expr": "width"}
-    base = alt.Chart(alt.InlineData(values=[{}]))
+    base = alt.Chart(alt.sequence(1))
     return [
-        base.mark_rule(strokeDash=[4, 3], strokeWidth=1.2, opacity=0.75).encode(**at),
+        base.mark_rule(strokeDash=[4, 3], strokeWidth=1.2, color="var(--rule)").encode(**at),
         base.mark_text(
             text=label, stroke=palette.PAPER, strokeWidth=4, limit=limit, **place
         ).encode(**at),
-        base.mark_text(text=label, fontStyle="italic", limit=limit, **place).encode(**at),
+        base.mark_text(text=label, color="var(--rule)", limit=limit, **place).encode(**at),
     ]
 
 

@@ -39,6 +39,11 @@ def _scheme(
     return {
         "ink": ink,
         "paper": paper,
+        # Mixed rather than translucent: drawing a translucent label costs a picture of its own.
+        "label": _mixed(paper, ink, 0.82),
+        "rule": _mixed(paper, ink, 0.65),
+        "domain": _mixed(paper, ink, 0.5),
+        "grid": _mixed(paper, ink, 0.1),
         **{f"series-{i}": colour for i, colour in enumerate((*nominal, ink))},
         **{f"ramp-{i}": colour for i, colour in enumerate(_ramp(ramp))},
     }

@@ -5,7 +5,9 @@ rows that answer the pointer; `base` a ridge's floor; `v` a cell's number, `dark
 has to be dark. CSV takes about half the room of JSON objects, and Vega reads it as well.
 """
 
+import csv
 from dataclasses import dataclass
+from io import StringIO
 
 import numpy as np
 import pandas as pd
@@ -30,8 +32,18 @@ class Rows:
     y_numeric: bool
 
     def csv(self) -> str:
-        """The rows as CSV, numbers with six significant digits."""
-        return self.frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        """The rows as CSV, numbers with six significant digits; several times pandas' speed."""
+        columns = [
+            [format(v, ".6g") if v == v else "" for v in column.tolist()]
+            if pd.api.types.is_float_dtype(column)
+            else column.tolist()
+            for _, column in self.frame.items()
+        ]
+        text = StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.frame.columns)
+        writer.writerows(zip(*columns, strict=True))
+        return text.getvalue()
 
     def parse(self) -> dict[str, str]:
         """Column name to the type that Vega is to read it as."""

@@ -31,9 +31,12 @@ class Specs:
 
 
 def specs(panel: Panel) -> Specs:
-    """The panel's specifications; the chart is checked once for both."""
+    """The panel's specifications, from one chart.
+
+    Checking it against the schema would take most of the time; the tests do so for every mark.
+    """
     shown = rows(panel)
-    spec = chart(panel, shown).to_dict()
+    spec = chart(panel, shown).to_dict(validate=False)
     spec["height"] = _height(panel, shown)
     page = {
         **spec,
@@ -47,7 +50,7 @@ def specs(panel: Panel) -> Specs:
         **spec,
         "layer": [layer for layer in spec["layer"] if layer.get("name") != TIPS],
         "params": [param for param in spec["params"] if param["name"] == PICKED],
-        "title": {"text": panel.title, "anchor": "start", "frame": "group", "offset": 22},
+        "title": {"text": panel.title, "anchor": "start", "frame": "group", "offset": 14},
         "width": FILE_WIDTH,
         "background": palette.PAPER,
         "padding": 16,
@@ -93,22 +96,18 @@ def _least_width(panel: Panel, shown: Rows) -> int:
 
 
 def _config(font: str, legend: bool) -> dict[str, Any]:
-    ink = {"labelColor": palette.INK, "titleColor": palette.INK}
+    ink = {"labelColor": "var(--label)", "titleColor": palette.INK}
     return {
         "font": font,
         "aria": False,  # the figure has one label; thousands of marks with theirs would drown it
         "view": {"stroke": None},
         "axis": {
             **ink,
-            "domainColor": palette.INK,
-            "domainOpacity": 0.45,
-            "tickColor": palette.INK,
-            "tickOpacity": 0.45,
+            "domainColor": "var(--domain)",
+            "tickColor": "var(--domain)",
             "tickSize": 4,
-            "gridColor": palette.INK,
-            "gridOpacity": 0.1,
+            "gridColor": "var(--grid)",
             "labelFontSize": 11.5,
-            "labelOpacity": 0.85,
             "labelPadding": 5,
             "labelLimit": 190,
             "titleFontSize": 12,
@@ -128,6 +127,5 @@ def _config(font: str, legend: bool) -> dict[str, Any]:
         },
         "title": {"color": palette.INK, "fontSize": 14, "fontWeight": 600},
         "text": {"color": palette.INK, "fontSize": 11.5},
-        "rule": {"color": palette.INK},
         "line": {"strokeWidth": 1.9, "strokeJoin": "round"},
     }

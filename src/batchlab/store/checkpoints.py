@@ -28,15 +28,16 @@ class Checkpoints:
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         try:
             self._root.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(save({k: v.contiguous() for k, v in tensors.items()}, meta))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            try:
+                with temporary.open("wb") as file:
+                    file.write(save({k: v.contiguous() for k, v in tensors.items()}, meta))
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(f"checkpoint {path}: can't be written ({error.strerror})") from None
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def load(self, key: str) -> tuple[dict[str, torch.Tensor], dict[str, str]] | None:
         """Tensors and text of `key`, `None` where there is none; `UserError` where damaged."""

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from batchlab.analysis.intervals import Interval, mean_interval
+from batchlab.analysis.intervals import Interval, mean_interval, mean_intervals
 from batchlab.record import ALL, WEIGHTS
 from batchlab.spec import Cadence, Optimizer, Phase, Protocol, TrainSpec
 
@@ -159,17 +159,21 @@ class Results:
         Columns: arm, step, epoch, mean, low, high, n. Points that a diverged run never reached
         have a smaller n.
         """
-        rows = []
+        bands = []
         for one in arms:
             curves = [self.curve(one, seed, name, layer) for seed in self.seeds]
-            frames = [pd.DataFrame(c._asdict()) for c in curves if c is not None]
-            if not frames:
+            there = [c for c in curves if c is not None]
+            if not there:
                 continue
-            for (step, epoch), part in pd.concat(frames).groupby(["step", "epoch"]):
-                i = mean_interval(part["value"])
-                low, high = (i.low, i.high) if i.n > 1 else (np.nan, np.nan)
-                rows.append((one.label, step, epoch, i.effect, low, high, i.n))
-        return pd.DataFrame(rows, columns=["arm", "step", "epoch", "mean", "low", "high", "n"])
+            longest = max(there, key=lambda c: len(c.step))
+            # Runs of one arm are measured at the same steps, as far as they got.
+            values_SP = np.full((len(there), len(longest.step)), np.nan)
+            for row, curve in zip(values_SP, there, strict=True):
+                row[: len(curve.value)] = curve.value
+            mean, low, high, n = mean_intervals(values_SP)
+            band = {"arm": one.label, "step": longest.step, "epoch": longest.epoch}
+            bands.append(pd.DataFrame(band | {"mean": mean, "low": low, "high": high, "n": n}))
+        return pd.concat(bands, ignore_index=True)
 
     def difference(self, a: Arm, b: Arm, name: str, layer: str = ALL) -> Interval:
         """Final value in `a` minus that in `b`, paired by seed."""

@@ -1,0 +1,116 @@
+"""The report: one page that opens anywhere, its figures as files, its findings and runs as data."""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from batchlab.record import Section
+from batchlab.report import export, palette
+from batchlab.report.claims import VERDICTS, claims, counts, readings
+from batchlab.report.files import write
+from batchlab.report.numbers import interval, number
+from batchlab.report.specs import Specs, specs
+
+PAGE, FINDINGS, RUNS, FIGURES = "report.html", "findings.json", "runs.csv", "figures"
+# A panel's id names its files and its place on the page.
+SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def write_report(
+    sections: Sequence[Section], meta: Mapping[str, str], runs: pd.DataFrame, out: Path
+) -> Path:
+    """Write the page, the figures, `findings.json` and `runs.csv` into `out`; return the page.
+
+    `meta` has the page's `title`, its `lead` (a paragraph), and whatever says where the records
+    come from, shown in the order given. The page is written last: where it is, all of it is.
+    Raises `ValueError` for panels that cannot be drawn or whose ids clash, before anything is
+    written, and `OSError` where `out` cannot be written.
+    """
+    drawn = _specs(sections)
+    page = _render(sections, meta, len(runs), drawn)
+    figures = out / FIGURES
+    figures.mkdir(parents=True, exist_ok=True)
+    for name, figure in drawn.items():
+        svg = export.svg(figure.file)
+        write(figures / f"{name}.svg", svg)
+        write(figures / f"{name}.png", export.png(svg))
+    found = [finding.json() for section in sections for finding in section.findings]
+    write(out / FINDINGS, json.dumps(_plain(found), indent=1, allow_nan=False) + "\n")
+    write(out / RUNS, runs.to_csv(index=False))
+    write(out / PAGE, page)
+    return out / PAGE
+
+
+def _specs(sections: Sequence[Section]) -> dict[str, Specs]:
+    drawn: dict[str, Specs] = {}
+    for panel in (panel for section in sections for panel in section.panels):
+        if not SAFE_ID.fullmatch(panel.id):
+            raise ValueError(f"panel {panel.id!r}: its id has to do as a file's name")
+        if panel.id in drawn:
+            raise ValueError(f"panel {panel.id!r}: two panels have this id")
+        drawn[panel.id] = specs(panel)
+    return drawn
+
+
+def _plain(value: Any) -> Any:
+    """The value as strict JSON knows it: no NaN, no infinities, no NumPy."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _render(
+    sections: Sequence[Section], meta: Mapping[str, str], runs: int, drawn: Mapping[str, Specs]
+) -> str:
+    environment = Environment(
+        loader=PackageLoader("batchlab.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
+    environment.filters["script"] = _script
+    environment.globals["interval"] = interval
+
+    def inlined(name: str) -> Markup:
+        source, _, _ = environment.loader.get_source(environment, name)  # type: ignore[union-attr]
+        return Markup(source)
+
+    listed = claims(f for section in sections for f in section.findings if f.listed)
+    return environment.get_template("report.html.j2").render(
+        sections=[(section, claims(section.findings)) for section in sections],
+        home={f.id: section for section in reversed(sections) for f in section.findings},
+        listed=listed,
+        counts=counts(listed),
+        verdicts=VERDICTS,
+        readings=readings,
+        meta={key: value for key, value in meta.items() if key not in ("title", "lead")},
+        title=meta["title"],
+        lead=meta["lead"],
+        runs=runs,
+        drawn=drawn,
+        files={"findings": FINDINGS, "runs": RUNS, "figures": FIGURES},
+        light=Markup(palette.css(palette.LIGHT)),
+        dark=Markup(palette.css(palette.DARK)),
+        css=inlined("report.css"),
+        js=inlined("report.js"),
+        library=Markup(export.library()),
+    )
+
+
+def _script(text: str) -> Markup:
+    """JSON text that can stand inside a script element, where only `<` could end it."""
+    return Markup(text.replace("<", r"\u003c"))

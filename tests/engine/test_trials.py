@@ -1,0 +1,166 @@
+"""Gradient trials: the plain twin, and the identities that hold whatever the model."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from batchlab.engine.draws import trial_draw
+from batchlab.engine.state import RunState
+from batchlab.engine.train import initial_model, train
+from batchlab.engine.trials import run_trials
+from batchlab.spec import CONVENTIONS, Convention, TrialsSpec, UserError
+from tests import toy
+
+START = toy.spec(toy.phase(10), dtype="float64")
+SIZES, SAMPLES, RATE = (1, 3, 4, 8, 24), 24, 0.05
+Norms = dict[tuple[int, int, int, str], float]
+
+
+def trials(**change: object) -> TrialsSpec:
+    spec = TrialsSpec(
+        start=START,
+        batch_sizes=SIZES,
+        samples=SAMPLES,
+        draws=3,
+        orders=2,
+        learning_rate=RATE,
+    )
+    return spec.model_copy(update=change)
+
+
+@pytest.fixture(scope="module")
+def start() -> RunState:
+    return train(START, toy.data(torch.float64))
+
+
+def norms(spec: TrialsSpec, start: RunState, name: str = "norm") -> Norms:
+    results = run_trials(spec, start, toy.data(torch.float64))
+    return {
+        (r.batch_size, r.draw, r.order, r.convention): r.value
+        for r in results.records
+        if r.name == name
+    }
+
+
+def plain(start: RunState, rows: torch.Tensor, size: int) -> dict[Convention, torch.Tensor]:
+    """The pass as a reader would write it, with autograd; the displacement besides."""
+    data = toy.data(torch.float64)
+    out = {c: torch.zeros(()) for c in CONVENTIONS}
+    for frozen in (True, False):
+        model = initial_model(START, data)
+        model.load_state_dict(start.group("model"))
+        for batch in rows.split(size):
+            loss = F.cross_entropy(model(data.train_x[batch]), data.train_y[batch])
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            last = gradients[-2]
+            kind = "frozen" if frozen else "stepping"
+            out[f"mean-{kind}"] = out[f"mean-{kind}"] + last  # type: ignore[index]
+            out[f"sum-{kind}"] = out[f"sum-{kind}"] + len(batch) * last  # type: ignore[index]
+            if not frozen:
+                if len(batch) == size:
+                    out["mean-last"], out["sum-last"] = last, len(batch) * last
+                with torch.no_grad():
+                    for p, g in zip(model.parameters(), gradients, strict=True):
+                        p -= RATE * g
+    return out
+
+
+def test_against_the_plain_loop(start: RunState) -> None:
+    found = norms(trials(), start)
+    for draw in range(3):
+        for order in range(2):
+            rows = trial_draw(START.seed, draw, order, SAMPLES, toy.SAMPLES)
+            for size in SIZES:
+                for convention, gradient in plain(start, rows, size).items():
+                    here = found[size, draw, order, convention]
+                    assert here == pytest.approx(float(gradient.norm()), rel=1e-10)
+
+
+def by_size(found: Norms, convention: str, sizes: Sequence[int]) -> np.ndarray:
+    return np.array(
+        [[v for k, v in found.items() if k[0] == b and k[3] == convention] for b in sizes]
+    )
+
+
+def test_frozen_sum_does_not_depend_on_the_batch_size(start: RunState) -> None:
+    found = norms(trials(), start)
+    rows = by_size(found, "sum-frozen", SIZES)
+    np.testing.assert_allclose(rows, np.broadcast_to(rows[0], rows.shape), rtol=1e-12)
+    stepping = by_size(found, "sum-stepping", SIZES)
+    assert not np.allclose(stepping, stepping[0], rtol=1e-3)
+
+
+def test_frozen_mean_falls_as_one_over_the_batch_size(start: RunState) -> None:
+    found = norms(trials(), start)
+    whole = by_size(found, "sum-frozen", SIZES)
+    dividing = [b for b in SIZES if SAMPLES % b == 0]
+    assert dividing == list(SIZES)
+    mean = by_size(found, "mean-frozen", SIZES)
+    np.testing.assert_allclose(mean * np.array(SIZES)[:, None], whole, rtol=1e-12)
+
+
+def test_a_short_last_batch_breaks_the_one_over_b(start: RunState) -> None:
+    found = norms(trials(batch_sizes=(7,)), start)
+    assert not np.allclose(
+        7 * by_size(found, "mean-frozen", [7]), by_size(found, "sum-frozen", [7]), rtol=1e-6
+    )
+
+
+def test_rate_times_the_stepping_mean_is_the_displacement(start: RunState) -> None:
+    found = norms(trials(), start)
+    data = toy.data(torch.float64)
+    for size in SIZES:
+        rows = trial_draw(START.seed, 1, 1, SAMPLES, toy.SAMPLES)
+        model = initial_model(START, data)
+        model.load_state_dict(start.group("model"))
+        before = list(model.parameters())[-2].detach().clone()
+        optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+        for batch in rows.split(size):
+            optimizer.zero_grad()
+            F.cross_entropy(model(data.train_x[batch]), data.train_y[batch]).backward()
+            optimizer.step()
+        moved = float((list(model.parameters())[-2].detach() - before).norm())
+        assert RATE * found[size, 1, 1, "mean-stepping"] == pytest.approx(moved, rel=1e-10)
+
+
+def test_one_batch_of_all_samples_makes_the_readings_one(start: RunState) -> None:
+    found = norms(trials(), start)
+    for kind in ("mean", "sum"):
+        frozen, stepping, last = (
+            by_size(found, f"{kind}-{how}", [SAMPLES]) for how in ("frozen", "stepping", "last")
+        )
+        np.testing.assert_allclose(frozen, stepping, rtol=1e-12)
+        np.testing.assert_allclose(frozen, last, rtol=1e-12)
+    # and the order of the samples is then of no account
+    orders = found[SAMPLES, 0, 0, "sum-stepping"], found[SAMPLES, 0, 1, "sum-stepping"]
+    assert orders[0] == pytest.approx(orders[1], rel=1e-12)
+    assert found[1, 0, 0, "sum-stepping"] != pytest.approx(found[1, 0, 1, "sum-stepping"], rel=1e-6)
+
+
+def test_neighbours_do_not_matter(start: RunState, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = norms(trials(), start)
+    monkeypatch.setattr("batchlab.engine.trials.STACK_BYTES", 1)
+    alone = norms(trials(), start)
+    assert together.keys() == alone.keys()
+    for key, value in together.items():
+        assert value == pytest.approx(alone[key], rel=1e-12)
+
+
+def test_conventions_and_histograms(start: RunState) -> None:
+    spec = trials(conventions=("sum-stepping",))
+    ticks: list[int] = []
+    results = run_trials(spec, start, toy.data(torch.float64), tick=ticks.append)
+    assert {r.convention for r in results.records} == {"sum-stepping"}
+    assert sum(ticks) == spec.step_count(toy.SAMPLES)
+    for size in SIZES:
+        values = sum(b.frequency for b in results.bins if b.batch_size == size)
+        assert values == 8 * toy.CLASSES * spec.trials
+
+
+def test_no_trials_from_a_diverged_run(start: RunState) -> None:
+    broken = RunState(start.tensors, start.position, start.records, "diverged")
+    with pytest.raises(UserError, match="diverged"):
+        run_trials(trials(), broken, toy.data(torch.float64))
