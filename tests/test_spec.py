@@ -78,9 +78,7 @@ def test_malformed_phase(text: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-@given(
-    st.integers(1, 10**6), st.floats(1e-9, 1e9), st.integers(1, 10**6)
-)
+@given(st.integers(1, 10**6), st.floats(1e-9, 1e9), st.integers(1, 10**6))
 def test_phase_text_round_trip(size: int, rate: float, epochs: int) -> None:
     phase = Phase.parse(f"{size}:{rate!r}:{epochs}")
     assert (phase.batch_size, phase.learning_rate, phase.epochs) == (size, rate, epochs)
@@ -140,7 +138,7 @@ def test_trials_name_conventions() -> None:
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"kind": "x"}', '{"kind": "train"}'])
 def test_not_a_spec(text: str) -> None:
-    with pytest.raises(UserError, match="^spec: "):
+    with pytest.raises(UserError, match=r"^spec: "):
         parse_spec(text)
 
 

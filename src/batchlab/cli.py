@@ -48,6 +48,9 @@ BackendName = Annotated[str, typer.Option("--backend", help="serial or processes
 Workers = Annotated[int | None, typer.Option(min=1, help="processes; all cores by default")]
 Threads = Annotated[int | None, typer.Option(min=1, help="threads of each worker")]
 Device = Annotated[str, typer.Option(help="cpu or cuda")]
+SaveEvery = Annotated[
+    float, typer.Option(min=0, help="seconds between checkpoints of runs under way")
+]
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
 
 
@@ -77,6 +80,7 @@ def reproduce(
     threads: Threads = None,
     device: Device = "cpu",
     data_dir: DataDir = None,
+    save_every: SaveEvery = 30,
     store: StoreDir = None,
     out: Annotated[Path, typer.Option(help="where the report goes")] = Path("out"),
     as_json: Json = False,
@@ -99,7 +103,7 @@ def reproduce(
     root = store or out / "store"
     _writable(out)
     with lab.open_store(root) as there, Live() as progress, _stopping() as stopping:
-        site = Site(root, data_dir, _device(device))
+        site = Site(root, data_dir, _device(device), save_every)
         trained = lab.reproduce(request, there, runner, site, progress, stopping)
         sections = lab.sections(request, there)
         rows = lab.describe(there, [spec.key for spec in request.specs()])
@@ -144,6 +148,7 @@ def train(
     threads: Threads = None,
     device: Device = "cpu",
     data_dir: DataDir = None,
+    save_every: SaveEvery = 30,
     store: StoreDir = None,
     as_json: Json = False,
 ) -> None:
@@ -155,7 +160,7 @@ def train(
     spec = _train_spec(workload, phase, chosen, seed, every, steps)
     runner = lab.choose_backend(backend, workers, threads)
     with lab.open_store(store) as there, Live() as progress, _stopping() as stopping:
-        site = Site(there.root, data_dir, _device(device))
+        site = Site(there.root, data_dir, _device(device), save_every)
         told = lab.train_one(spec, there, runner, site, progress, stopping)
     if as_json:
         _json(told)
@@ -178,6 +183,7 @@ def trials(
     threads: Threads = None,
     device: Device = "cpu",
     data_dir: DataDir = None,
+    save_every: SaveEvery = 30,
     store: StoreDir = None,
     as_json: Json = False,
 ) -> None:
@@ -198,7 +204,7 @@ def trials(
     )
     runner = lab.choose_backend(backend, workers, threads)
     with lab.open_store(store) as there, Live() as progress, _stopping() as stopping:
-        site = Site(there.root, data_dir, _device(device))
+        site = Site(there.root, data_dir, _device(device), save_every)
         rows = lab.trials_one(spec, there, runner, site, progress, stopping)
     if as_json:
         _json(rows)

@@ -13,7 +13,7 @@ import torch
 from batchlab import __version__
 from batchlab.backends.base import Backend, Report
 from batchlab.engine.state import RunState
-from batchlab.engine.train import train
+from batchlab.engine.train import SAVE_EVERY_S, train
 from batchlab.engine.trials import run_trials
 from batchlab.record import BinRecord, Record, TrialRecord
 from batchlab.spec import Spec, TrainSpec, TrialsSpec
@@ -30,6 +30,7 @@ class Site:
     store: Path | None  # None: nothing is kept
     data_dir: Path | None
     device: str
+    save_every_s: float = SAVE_EVERY_S
 
     def checkpoints(self) -> Checkpoints | None:
         """Ends of runs that others start from."""
@@ -97,6 +98,8 @@ def run_all(
     kept = site.checkpoints()
     starts = {s.start for s in missing if kept is None or not kept.path(s.start.key).exists()}
     todo = [s for s in dict.fromkeys([*runs, *starts]) if s.key not in stored or s in starts]
+    for name in {_start(s).workload for s in (*todo, *missing)}:
+        workload(name).load(site.data_dir)  # data that can't be had are told of now, in one line
     done = 0
     for stage in (todo, missing):
         ended = {run.key: run.status for run in store.runs([_start(s).key for s in stage])}
@@ -140,7 +143,7 @@ def _train(job: Job, spec: TrainSpec, report: Report) -> Outcome:
     begun = None if start is None else RunState.from_parts(*start)
     if begun is not None:
         report(begun.position.step)
-    end = train(spec, data, start=begun, tick=report, save=save)
+    end = train(spec, data, start=begun, tick=report, save=save, save_every_s=job.site.save_every_s)
     kept = job.site.checkpoints()
     if job.keep and kept is not None:
         kept.save(spec.key, end.tensors, end.meta())

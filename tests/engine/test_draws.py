@@ -21,8 +21,10 @@ def test_every_epoch_visits_every_sample_in_another_order() -> None:
 
 
 def test_orders_of_a_draw_share_its_samples() -> None:
-    a, b, other = trial_draw(0, 1, 0, 30, 100), trial_draw(0, 1, 1, 30, 100), trial_draw(
-        0, 2, 0, 30, 100
+    a, b, other = (
+        trial_draw(0, 1, 0, 30, 100),
+        trial_draw(0, 1, 1, 30, 100),
+        trial_draw(0, 2, 0, 30, 100),
     )
     assert len(a.unique()) == 30
     assert torch.equal(a.sort().values, b.sort().values)

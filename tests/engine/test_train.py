@@ -87,7 +87,7 @@ def test_the_initial_point() -> None:
     assert start["gradient_norm", "all"] == pytest.approx(square**0.5, rel=1e-5)
 
 
-class Stop(Exception):  # noqa: N818
+class Stop(Exception):
     """The tick's way to interrupt."""
 
 

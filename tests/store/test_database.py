@@ -108,8 +108,13 @@ def test_a_damaged_database(tmp_path: Path, damage: str) -> None:
         path.write_bytes(content[: len(content) // 3])
     else:
         path.write_bytes(content[:4096] + b"\xff" * 8192 + content[12288:])
-    with pytest.raises(UserError) as raised, Store(tmp_path) as store:
-        store.runs()
-        store.records(KEYS)
+
+    def look() -> None:
+        with Store(tmp_path) as store:
+            store.runs()
+            store.records(KEYS)
+
+    with pytest.raises(UserError) as raised:
+        look()
     assert str(tmp_path) in str(raised.value)
     assert "\n" not in str(raised.value)

@@ -23,6 +23,7 @@ from batchlab.workloads.base import Data
 from batchlab.workloads.mlp import build
 
 STRETCH = 64  # steps between looks at the clock, at interruptions and for divergence
+SAVE_EVERY_S = 30.0  # an interrupted run repeats so much at the most
 EVALUATION_ROWS = 8192  # samples a forward pass when evaluating
 
 Tick = Callable[[int], None]  # told of steps done since the last call; raises to interrupt
@@ -46,7 +47,7 @@ def train(
     start: RunState | None = None,
     tick: Tick = ignore,
     save: Save = ignore,
-    save_every_s: float = 30.0,
+    save_every_s: float = SAVE_EVERY_S,
 ) -> RunState:
     """Run the spec to its end, from `start` where one is given.
 

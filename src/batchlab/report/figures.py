@@ -9,14 +9,15 @@ from json import dumps
 from typing import Any, Final
 
 import altair as alt
+import pandas as pd
 
-from batchlab.record import Mark, Panel
+from batchlab.record import Axis, Mark, Panel
 from batchlab.report import palette
-from batchlab.report.axes import categorical, quantitative
+from batchlab.report.axes import lying, x_axis, y_axis
 from batchlab.report.rows import RIDGE_OVERLAP, Rows, rows
 
 TIPS: Final = "tips"  # the layer that answers the pointer; files go without it
-PICKED: Final = "picked"  # the labels picked in the legend, all where there is none
+PICKED: Final = "picked"  # the labels picked in the legend; none means all
 
 DIMMED = 0.12
 BAND = 0.16
@@ -44,24 +45,40 @@ def _base(shown: Rows) -> alt.Chart:
     return alt.Chart(alt.NamedData("rows", format=alt.CsvDataFormat(type="csv", parse=shown.parse())))
 
 
-def _axes(panel: Panel, shown: Rows) -> dict[str, Any]:
-    frame = shown.frame
-    return {
-        "x": alt.X("x:Q", **quantitative(panel.x, frame["x"]))
-        if shown.x_numeric
-        else alt.X("x:N", **categorical(panel.x)),
-        "y": alt.Y("y:Q", **quantitative(panel.y, frame["y"], upright=True))
-        if shown.y_numeric
-        else alt.Y("y:N", **categorical(panel.y, upright=True)),
-    }
+def _along(name: str, shown: Rows) -> pd.Series:
+    """All that is drawn along an axis, interval ends too."""
+    ends = ["low", "high"] if "low" in shown.frame and name == shown.along else []
+    return pd.concat([shown.frame[column] for column in (name, *ends)]).dropna()
 
 
-def _colour(panel: Panel, shown: Rows) -> alt.Color | alt.ColorValue:
-    if panel.series is None:
-        return alt.ColorValue(palette.colours(1, ordered=False)[0])
-    domain = list(shown.series)
-    scale = alt.Scale(domain=domain, range=palette.colours(len(domain), panel.ordered))
-    return alt.Color("s:N", title=panel.series.title, scale=scale)
+def _x(panel: Panel, shown: Rows) -> alt.X:
+    return x_axis(panel.x, _along("x", shown), not shown.x_numeric)
+
+
+def _y(panel: Panel, shown: Rows) -> alt.Y:
+    return y_axis(panel.y, _along("y", shown), not shown.y_numeric, _lifted(panel))
+
+
+def _lifted(panel: Panel) -> bool:
+    return any(rule.x is not None for rule in panel.rules)
+
+
+def _series(panel: Panel) -> Axis:
+    assert panel.series is not None, "rows() has checked that"
+    return panel.series
+
+
+def _by_series(panel: Panel, shown: Rows, channel: Any, values: Any) -> Any:
+    """The channel with one of the values for each series, in palette order."""
+    scale = alt.Scale(domain=list(shown.series), range=list(values))
+    return channel("s:N", title=_series(panel).title, scale=scale)
+
+
+def _colour(panel: Panel, shown: Rows) -> Any:
+    colours = palette.colours(max(len(shown.series), 1), panel.ordered)
+    if not shown.series:
+        return alt.ColorValue(colours[0])
+    return _by_series(panel, shown, alt.Color, colours)
 
 
 def _seen(shown: Rows, full: float = 1) -> dict[str, Any]:
@@ -76,35 +93,38 @@ def _seen(shown: Rows, full: float = 1) -> dict[str, Any]:
 
 
 def _tooltip(panel: Panel, shown: Rows) -> list[alt.Tooltip]:
-    tips = [alt.Tooltip("s:N", title=panel.series.title)] if shown.series and panel.series else []
-    fields = [("x", panel.x, shown.x_numeric), ("y", panel.y, shown.y_numeric)]
-    for name, axis, numeric in fields:
-        tip = {"title": axis.title, **({"format": axis.format} if axis.format and numeric else {})}
-        tips.append(alt.Tooltip(f"{name}:{'Q' if numeric else 'N'}", **tip))
+    tips = [alt.Tooltip("s:N", title=_series(panel).title)] if shown.series else []
+    for name, axis, numeric in (
+        ("x", panel.x, shown.x_numeric),
+        ("y", panel.y, shown.y_numeric),
+    ):
+        look = {"format": axis.format} if axis.format and numeric else {}
+        tips.append(alt.Tooltip(f"{name}:{'Q' if numeric else 'N'}", title=axis.title, **look))
     if "low" in shown.frame:
         tips += [alt.Tooltip("low:Q", title="from"), alt.Tooltip("high:Q", title="to")]
     return tips
 
 
-def _from(axis: alt.X | alt.Y) -> alt.X | alt.Y:
-    """The same axis where an interval starts on it."""
-    start = axis.copy(deep=False)
+def _interval(shown: Rows, x: alt.X, y: alt.Y) -> dict[str, Any]:
+    """The channels of a mark from `low` to `high`, on the same axis as what it is about."""
+    start = (y if shown.along == "y" else x).copy(deep=False)
     start.shorthand = "low:Q"
-    return start
+    return {shown.along: start, f"{shown.along}2": (alt.Y2 if shown.along == "y" else alt.X2)("high")}
 
 
 def _line(panel: Panel, shown: Rows) -> Layers:
-    base = _base(shown).encode(**_axes(panel, shown), color=_colour(panel, shown))
+    x, y = _x(panel, shown), _y(panel, shown)
+    base = _base(shown).encode(x=x, y=y, color=_colour(panel, shown))
     layers = []
     if "low" in shown.frame:
-        seen = alt.FillOpacityValue(**_seen(shown, BAND))
-        ends = {"y": _from(base.encoding.y), "y2": alt.Y2("high")}
-        layers.append(base.mark_area(strokeWidth=0).encode(**ends, fillOpacity=seen))
+        band = alt.FillOpacityValue(**_seen(shown, BAND))
+        ends = _interval(shown, x, y)
+        layers.append(base.mark_area(strokeWidth=0).encode(**ends, fillOpacity=band))
     dashed = {}
     if len(shown.series) > palette.NOMINAL and not panel.ordered:
-        dashes = [DASHES[i // palette.NOMINAL % len(DASHES)] for i in range(len(shown.series))]
-        scale = alt.Scale(domain=list(shown.series), range=dashes)
-        dashed = {"strokeDash": alt.StrokeDash("s:N", title=panel.series.title, scale=scale)}
+        turns = [i // palette.NOMINAL % len(DASHES) for i in range(len(shown.series))]
+        dashes = [DASHES[turn] for turn in turns]
+        dashed = {"strokeDash": _by_series(panel, shown, alt.StrokeDash, dashes)}
     seen = alt.OpacityValue(**_seen(shown))
     layers.append(base.mark_line().encode(opacity=seen, **dashed))
     if len(shown.frame) <= FEW_POINTS * max(len(shown.series), 1):
@@ -113,10 +133,11 @@ def _line(panel: Panel, shown: Rows) -> Layers:
 
 
 def _tips(base: alt.Chart, panel: Panel, shown: Rows) -> alt.Chart:
+    """The point nearest to the pointer, seen only while it is."""
     near = alt.selection_point(
         name="near", on="pointerover", clear="pointerout", nearest=True, empty=False
     )
-    shine = {"param": near.name, "value": 1, "empty": False}
+    shine = {"param": "near", "value": 1, "empty": False}
     return (
         base.transform_filter("datum.tip === 1")
         .mark_point(size=70, filled=True, stroke=palette.PAPER, strokeWidth=1.5)
@@ -127,83 +148,88 @@ def _tips(base: alt.Chart, panel: Panel, shown: Rows) -> alt.Chart:
 
 
 def _point(panel: Panel, shown: Rows) -> Layers:
-    axes = _axes(panel, shown)
-    base = _base(shown).encode(**axes, color=_colour(panel, shown))
+    x, y = _x(panel, shown), _y(panel, shown)
+    base = _base(shown).encode(x=x, y=y, color=_colour(panel, shown))
     seen = alt.OpacityValue(**_seen(shown))
     layers = []
     if "low" in shown.frame:
-        along = "y" if shown.y_numeric else "x"
         if shown.x_numeric and shown.y_numeric:  # an effect over a quantity: the eye wants the way
             faint = alt.StrokeOpacityValue(**_seen(shown, 0.45))
             layers.append(base.mark_line(strokeWidth=1).encode(strokeOpacity=faint))
-        ends = {along: _from(axes[along]), f"{along}2": (alt.Y2 if along == "y" else alt.X2)("high")}
-        layers.append(base.mark_rule(strokeWidth=1.6).encode(**ends, opacity=seen))
+        bars = base.mark_rule(strokeWidth=1.6)
+        layers.append(bars.encode(**_interval(shown, x, y), opacity=seen))
     shape = {}
-    if shown.series and panel.series and not panel.ordered:
+    if shown.series and not panel.ordered:
         shapes = [SHAPES[i % len(SHAPES)] for i in range(len(shown.series))]
-        scale = alt.Scale(domain=list(shown.series), range=shapes)
-        shape = {"shape": alt.Shape("s:N", title=panel.series.title, scale=scale)}
+        shape = {"shape": _by_series(panel, shown, alt.Shape, shapes)}
     points = base.mark_point(filled=True, size=58, stroke=palette.PAPER, strokeWidth=0.8)
     layers.append(points.encode(opacity=seen, tooltip=_tooltip(panel, shown), **shape))
     return layers
 
 
 def _ridge(panel: Panel, shown: Rows) -> Layers:
+    """Each ridge twice, back to front: a wide rim of paper, then itself with a fine outline.
+
+    The rim sets it off from the one behind, the outline shows the tails however thin they are.
+    """
     labels = list(dict.fromkeys(shown.frame["s"]))[::-1]
-    assert panel.series is not None
-    y_axis = alt.Axis(
-        title=panel.series.title,
+    rows_axis = alt.Axis(
+        title=_series(panel).title,
         values=list(range(len(labels))),
         labelExpr=f"{dumps(labels)}[datum.value]",
         labelOverlap=False,
-        **{k: v for k, v in categorical(panel.y, upright=True)["axis"].to_dict().items()
-           if k.startswith("title") and k != "title"},
+        grid=False,
+        **lying(_lifted(panel)),
     )
-    top = max(len(labels) - 1, 0) + RIDGE_OVERLAP
-    y = alt.Y("y:Q", axis=y_axis, scale=alt.Scale(domain=[0, top], nice=False, zero=False))
-    base = _base(shown).encode(x=_axes(panel, shown)["x"], y=y, y2=alt.Y2("base"))
-    area = base.mark_area(stroke=palette.PAPER, strokeWidth=1, line=False)
-    return [
-        area.encode(
-            color=_colour(panel, shown).legend(None),
-            fillOpacity=alt.FillOpacityValue(0.9),
-            tooltip=alt.Tooltip("s:N", title=panel.series.title),
+    heights = [-0.15, max(len(labels) - 1, 0) + RIDGE_OVERLAP]  # the lowest rim clears the axis
+    y = alt.Y("y:Q", axis=rows_axis, scale=alt.Scale(domain=heights, nice=False, zero=False))
+    colours = palette.colours(len(labels), panel.ordered)
+    fill = _by_series(panel, shown, alt.Color, colours).legend(None)
+    rim = {"test": "datum.rim", "value": palette.PAPER}
+    outline = _by_series(panel, shown, alt.Stroke, colours).legend(None).condition(rim)
+    width = alt.StrokeWidthValue(0.8, condition={"test": "datum.rim", "value": 3.5})
+    ridges = (
+        _base(shown)
+        .transform_calculate(rim="[true, false]")
+        .transform_flatten(["rim"])
+        .mark_area()
+        .encode(
+            x=_x(panel, shown), y=y, y2=alt.Y2("base"), detail=alt.Detail("rim:N"), color=fill,
+            stroke=outline, strokeWidth=width, fillOpacity=alt.FillOpacityValue(1),
+            tooltip=alt.Tooltip("s:N", title=_series(panel).title),
         )
-    ]
+    )  # fmt: skip
+    return [ridges]
 
 
 def _cells(panel: Panel, shown: Rows) -> Layers:
-    assert panel.series is not None
-    plain = {"labelAngle": 0, "ticks": False, "domain": False, "grid": False}
-    base = _base(shown).encode(
-        x=alt.X("x:N", sort=None, axis=alt.Axis(title=panel.x.title, **plain)),
-        y=alt.Y("y:N", sort=None, axis=alt.Axis(title=panel.y.title, **plain)),
-        tooltip=[
-            alt.Tooltip("x:N", title=panel.x.title),
-            alt.Tooltip("y:N", title=panel.y.title),
-            alt.Tooltip("v:Q", title=panel.series.title),
-        ],
-    )
-    scale = alt.Scale(scheme="viridis", type="log" if panel.series.log else "linear", zero=False)
-    legend = alt.Legend(title=panel.series.title, format=panel.series.format or "~g")
+    series = _series(panel)
+    y = alt.Y("y:N", sort=None, axis=alt.Axis(title=panel.y.title, grid=False))
+    value = alt.Tooltip("v:Q", title=series.title)
+    base = _base(shown).encode(x=_x(panel, shown), y=y, tooltip=[*_tooltip(panel, shown), value])
+    scale = alt.Scale(scheme="viridis", type="log" if series.log else "linear", zero=False)
+    legend = alt.Legend(title=series.title, format=series.format or "~g")
     unknown = {"test": "!isValid(datum.v)", "value": "var(--domain)"}
     colour = alt.Color("v:Q", scale=scale, legend=legend, condition=unknown)
     ink = alt.ColorValue("#ffffff", condition={"test": "datum.dark === 1", "value": "#000000"})
+    # The first of several lines stands on the middle: go up by half of the others.
+    up = alt.ExprRef("-7 * (length(split(datum.t, '\\n')) - 1)")
+    text = base.mark_text(lineBreak="\n", lineHeight=14, fontSize=11, dy=up)
     return [
         base.mark_rect(stroke=palette.PAPER, strokeWidth=2).encode(color=colour),
-        base.mark_text(lineBreak="\n", fontSize=11).encode(text="t:N", color=ink),
+        text.encode(text=alt.Text("t:N"), color=ink),
     ]
 
 
 def _rules(panel: Panel, shown: Rows) -> Layers:
-    """Reference lines, each with its label in a halo; a log axis has no place for some."""
+    """Reference lines with their labels; a log axis has no place for some."""
     layers: Layers = []
     for rule in panel.rules:
         if rule.x is not None and not (panel.x.log and rule.x <= 0):
-            middle = shown.frame["x"].median() if shown.x_numeric else rule.x
-            left = rule.x <= middle
-            end = {"align": "left" if left else "right", "dx": 4 if left else -4}
-            layers += _rule("x", rule.x, rule.label, {**end, "y": 0, "baseline": "top"})
+            # The label stands over the line and leans to where there is more room.
+            left = not shown.x_numeric or rule.x <= shown.frame["x"].median()
+            place = {"align": "left" if left else "right", "y": -4, "baseline": "bottom"}
+            layers += _rule("x", rule.x, rule.label, place)
         if rule.y is not None and not (panel.y.log and rule.y <= 0):
             end = {"align": "right", "dy": -3, "baseline": "bottom"}
             layers += _rule("y", rule.y, rule.label, {**end, "x": {"expr": "width"}})
@@ -211,15 +237,13 @@ def _rules(panel: Panel, shown: Rows) -> Layers:
 
 
 def _rule(along: str, value: float, label: str, place: dict[str, Any]) -> Layers:
-    at = {along: alt.datum(value)}
-    limit = {"expr": "width"}
-    base = alt.Chart(alt.sequence(1))
+    at = {along: alt.XDatum(value) if along == "x" else alt.YDatum(value)}
+    base = alt.Chart(alt.sequence(1)).encode(**at)
+    text = {"text": label, "limit": {"expr": "width"}, **place}
     return [
-        base.mark_rule(strokeDash=[4, 3], strokeWidth=1.2, color="var(--rule)").encode(**at),
-        base.mark_text(
-            text=label, stroke=palette.PAPER, strokeWidth=4, limit=limit, **place
-        ).encode(**at),
-        base.mark_text(text=label, color="var(--rule)", limit=limit, **place).encode(**at),
+        base.mark_rule(strokeDash=[4, 3], strokeWidth=1.2, color="var(--rule)"),
+        base.mark_text(**text, stroke=palette.PAPER, strokeWidth=5, strokeJoin="round"),
+        base.mark_text(**text, color="var(--rule)"),
     ]
 
 

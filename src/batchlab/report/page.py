@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,14 @@ def write_report(
     written, and `OSError` where `out` cannot be written.
     """
     drawn = _specs(sections)
-    page = _render(sections, meta, len(runs), drawn)
     figures = out / FIGURES
     figures.mkdir(parents=True, exist_ok=True)
-    for name, figure in drawn.items():
-        svg = export.svg(figure.file)
-        write(figures / f"{name}.svg", svg)
-        write(figures / f"{name}.png", export.png(svg))
+    with ThreadPoolExecutor(export.WORKERS) as pool:
+        pictures = export.pictures([figure.file for figure in drawn.values()], pool)
+        page = _render(sections, meta, len(runs), drawn)
+        for name, (svg, png) in zip(drawn, pictures, strict=True):
+            write(figures / f"{name}.svg", svg)
+            write(figures / f"{name}.png", png)
     found = [finding.json() for section in sections for finding in section.findings]
     write(out / FINDINGS, json.dumps(_plain(found), indent=1, allow_nan=False) + "\n")
     write(out / RUNS, runs.to_csv(index=False))

@@ -31,6 +31,11 @@ class Rows:
     x_numeric: bool
     y_numeric: bool
 
+    @property
+    def along(self) -> str:
+        """The axis that intervals lie along."""
+        return "y" if self.y_numeric else "x"
+
     def csv(self) -> str:
         """The rows as CSV, numbers with six significant digits; several times pandas' speed."""
         columns = [

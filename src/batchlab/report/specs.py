@@ -91,6 +91,7 @@ def _least_width(panel: Panel, shown: Rows) -> int:
     if panel.mark != "cells" or shown.frame.empty:
         return 0
     longest = max(len(line) for text in shown.frame["t"] for line in text.split("\n"))
+    longest = max(longest, *(len(part) for name in shown.frame["x"] for part in name.split()))
     row_label = max(len(name) for name in shown.frame["y"])
     return shown.frame["x"].nunique() * (longest * 7 + 12) + row_label * 7 + 120
 

@@ -75,7 +75,11 @@ class Store:
             _make_room(root)
         with self._translated():
             self._db = sqlite3.connect(path, isolation_level=None)
-            self._prepare(writable=create)
+            try:
+                self._prepare(writable=create)
+            except BaseException:
+                self._db.close()
+                raise
 
     def _prepare(self, *, writable: bool) -> None:
         (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()

@@ -108,8 +108,11 @@ class Results:
     ) -> None:
         """`status` maps keys of stored runs to `finished` or `diverged`; frames as stored."""
         self.protocol, self.seeds = protocol, range(seeds)
-        self._trials = dict(list(trials.groupby(["key", "convention"], sort=False)))
-        self._bins = dict(list(bins.groupby(["key", "convention"], sort=False)))
+        counted = dict(list(bins.groupby(["key", "convention"], sort=False)))
+        self._trials = {
+            (str(key), str(convention)): Trials.of(rows, counted[key, convention])
+            for (key, convention), rows in trials.groupby(["key", "convention"], sort=False)
+        }
         self._status = status
         self._curves = {
             (str(key), str(name), str(layer)): Curve(
@@ -150,8 +153,7 @@ class Results:
 
     def trials(self, key: str, convention: str) -> Trials | None:
         """The trials of one spec under one convention; `None` where there are none."""
-        rows = self._trials.get((key, convention))
-        return None if rows is None else Trials.of(rows, self._bins[key, convention])
+        return self._trials.get((key, convention))
 
     def band(self, arms: Sequence[Arm], name: str, layer: str = ALL) -> pd.DataFrame:
         """Mean and 95% interval over seeds at every measured point of every arm.

@@ -1,0 +1,37 @@
+# Two commands do everything: `make reproduce` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+OUT ?= out
+
+# Also for what builds the package itself.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: reproduce test lint types tests clean
+
+reproduce: .venv/installed
+	$(BIN)/batchlab reproduce --out $(OUT)
+
+test: lint types tests
+
+lint: .venv/dev-installed
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+
+types: .venv/dev-installed
+	$(BIN)/mypy
+
+tests: .venv/dev-installed
+	$(BIN)/python -m pytest -m "not hours"
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -e .
+	touch $@
+
+.venv/dev-installed: .venv/installed
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv $(OUT)

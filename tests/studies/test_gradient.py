@@ -1,0 +1,58 @@
+"""The gradient study's statistics against closed forms."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from batchlab.studies.gradient import (
+    draw_spread,
+    norm_exponent,
+    relative_spread,
+    shape_exponent,
+    spread_exponent,
+    tail_decades,
+    tail_threshold,
+)
+from batchlab.studies.results import Trials
+
+SIZES = np.array([1, 2, 8, 64])
+NO_BINS = pd.DataFrame(columns=["batch_size", "low", "high", "frequency"])
+
+
+def trials(norms: np.ndarray, bins: pd.DataFrame = NO_BINS) -> Trials:
+    return Trials(SIZES, norms, 3 * SIZES[:, None, None] ** 0.2 + 0 * norms, bins)
+
+
+def test_exponents() -> None:
+    noise = np.random.default_rng(0).normal(size=(1, 200, 2))
+    mean = SIZES[:, None, None] ** 0.5
+    same = trials(mean * (10 + noise))
+    assert norm_exponent(same) == pytest.approx(0.5)
+    assert spread_exponent(same) == pytest.approx(0)
+    assert shape_exponent(same) == pytest.approx(0.2)
+    wider = trials(mean * (100 + (noise - noise.mean()) * SIZES[:, None, None] ** 0.3))
+    assert norm_exponent(wider) == pytest.approx(0.5)
+    assert spread_exponent(wider) == pytest.approx(0.3)
+    assert relative_spread(wider)[0] == pytest.approx(noise.std(ddof=1) / 100)
+
+
+@pytest.mark.parametrize(("between", "within"), [(1.0, 0.5), (0.0, 1.0), (2.0, 0.0)])
+def test_spread_by_draw_is_what_orders_share(between: float, within: float) -> None:
+    g = np.random.default_rng(1)
+    norms = 20 + between * g.normal(size=(4, 4000, 1)) + within * g.normal(size=(4, 4000, 2))
+    assert draw_spread(trials(norms), 8) == pytest.approx(between / 20, abs=0.006)
+
+
+def test_one_order_cannot_tell_draw_from_order() -> None:
+    assert np.isnan(draw_spread(trials(np.ones((4, 5, 1))), 1))
+
+
+def test_tail() -> None:
+    rows = []
+    for size, beyond in zip(SIZES, (0, 9, 20, 99), strict=True):
+        rows += [(size, 0.1, 0.2, 60_000 - beyond), (size, -5.0, -4.0, beyond)]
+        rows += [(size, 4.0, 5.0, 0), (size, 0.0, 0.0, 10)]
+    bins = pd.DataFrame(rows, columns=["batch_size", "low", "high", "frequency"])
+    assert tail_threshold(bins) == 4
+    # the largest against the second smallest: 1 + 99 against 1 + 9
+    assert tail_decades(trials(np.ones((4, 1, 1)), bins)) == pytest.approx(1)

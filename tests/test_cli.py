@@ -1,0 +1,283 @@
+"""The command line as users meet it: JSON on standard output, one line for a user's error."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from batchlab.cli import main
+from batchlab.spec import CONVENTIONS
+from batchlab.store.database import FILE, VERSION, Store
+
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "BATCHLAB_DATA_DIR"}
+
+
+@dataclass
+class Done:
+    """What a command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Call(Protocol):
+    """Runs the command line in this process, in the test's own directory."""
+
+    def __call__(self, *words: object) -> Done: ...
+
+
+@pytest.fixture
+def batchlab(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Call:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BATCHLAB_DATA_DIR", raising=False)
+
+    def call(*words: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["batchlab", *(str(word) for word in words)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        return Done(int(ended.value.code or 0), out, err)
+
+    return call
+
+
+def fails(done: Done) -> str:
+    """The one line that a user's error gets."""
+    assert done.returncode == 2, done
+    assert done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def told(done: Done) -> Any:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+TRAIN = ("train", "--workload", "digits", "--phase", "128:0.01:3")
+
+
+def test_train_tells_the_run(batchlab: Call) -> None:
+    run = told(batchlab(*TRAIN, "--seed", 3, "--store", "s", "--json"))
+    assert run["status"] == "finished"
+    assert run["steps"] == 36
+    assert run["spec"]["seed"] == 3
+    assert 0.5 < run["test_accuracy"] < 1
+    assert 0.3 < run["W"] < 3
+    assert 19 < run["oW"] < 20.5
+    assert len(run["cos"]) == 3
+    for name in ("key", "train_accuracy", "test_loss", "train_loss", "b", "ob", "seconds"):
+        assert run[name] is not None
+    assert told(batchlab("runs", "--store", "s", "--json")) == [run]
+
+
+def test_steps_cut_the_schedule(batchlab: Call) -> None:
+    assert told(batchlab(*TRAIN, "--steps", 7, "--json"))["steps"] == 7
+
+
+def test_phases_follow_one_another(batchlab: Call) -> None:
+    run = told(batchlab(*TRAIN, "--phase", "700:0.1:1", "--json"))
+    assert run["steps"] == 36 + 3
+
+
+def test_a_table_for_people(batchlab: Call) -> None:
+    done = batchlab(*TRAIN)
+    assert done.returncode == 0
+    assert "test_accuracy" in done.stdout
+
+
+def test_trials_tell_every_size_and_convention(batchlab: Call) -> None:
+    words = ("trials", "--after", "128:0.01:1", "--batch-sizes", "16,3,64", "--trials", 4)
+    rows = told(batchlab(*words, "--samples", 64, "--json"))
+    assert [(r["batch_size"], r["convention"]) for r in rows] == [
+        (b, c) for c in CONVENTIONS for b in (3, 16, 64)
+    ]
+    for row in rows:
+        assert row["n"] == 4
+        assert row["norm_mean"] > 0
+        assert row["exponent_low"] <= row["exponent"] <= row["exponent_high"]
+        assert row["layer"].endswith("weight")
+    only = told(batchlab(*words, "--samples", 64, "--convention", "sum-last", "--json"))
+    assert {r["convention"] for r in only} == {"sum-last"}
+    flat = [r for r in rows if r["convention"] == "sum-frozen"]
+    assert flat[0]["norm_mean"] == pytest.approx(flat[-1]["norm_mean"], rel=1e-5)
+
+
+def test_a_diverging_run_is_recorded_and_the_rest_goes_on(batchlab: Call) -> None:
+    run = told(batchlab("train", "--phase", "8:100:30", "--store", "s", "--json"))
+    assert run["status"] == "diverged"
+    assert 1 <= run["steps"] < 5400
+    assert run["test_accuracy"] is None
+    assert run["cos"] is None
+    assert told(batchlab(*TRAIN, "--store", "s", "--json"))["status"] == "finished"
+    rows = told(batchlab("runs", "--store", "s", "--json"))
+    assert [row["status"] for row in rows] == ["diverged", "finished"]
+    assert "diverged" in batchlab("runs", "--store", "s").stdout
+    words = ("trials", "--after", "8:100:30", "--batch-sizes", "1", "--store", "s")
+    assert "diverged at step" in fails_after_progress(batchlab(*words))
+
+
+def fails_after_progress(done: Done) -> str:
+    assert done.returncode == 2, done
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
+BAD: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
+    "batch size 0": (("train", "--phase", "0:0.01:1"), ("batch_size", "greater than or equal")),
+    "batch size negative": (("train", "--phase=-8:0.01:1"), ("batch_size",)),
+    "batch size not a number": (
+        ("train", "--phase", "big:0.01:1"),
+        ("'big:0.01:1'", "B:LR:EPOCHS"),
+    ),
+    "batch size of nan": (("train", "--phase", "nan:0.01:1"), ("B:LR:EPOCHS",)),
+    "batch size larger than the data": (("train", "--phase", "1438:0.01:1"), ("1438", "1437")),
+    "phase malformed": (("train", "--phase", "64:0.01"), ("B:LR:EPOCHS",)),
+    "no phase": (("train",), ("--phase",)),
+    "rate negative": (("train", "--phase", "8:-0.1:1"), ("learning_rate",)),
+    "rate zero": (("train", "--phase", "8:0:1"), ("learning_rate",)),
+    "rate nan": (("train", "--phase", "8:nan:1"), ("learning_rate", "finite")),
+    "rate inf": (("train", "--phase", "8:inf:1"), ("learning_rate", "finite")),
+    "epochs zero": (("train", "--phase", "8:0.1:0"), ("epochs",)),
+    "workload": ((*TRAIN, "--workload", "cifar"), ("cifar", "digits", "mnist")),
+    "optimizer": ((*TRAIN, "--optimizer", "lion"), ("lion", "sgd", "adam", "adamw")),
+    "momentum": ((*TRAIN, "--momentum", "1.5"), ("momentum",)),
+    "momentum of adam": ((*TRAIN, "--momentum", ".9", "--optimizer", "adam"), ("momentum",)),
+    "weight decay": ((*TRAIN, "--weight-decay", "-1"), ("weight_decay",)),
+    "seed": ((*TRAIN, "--seed", "-1"), ("--seed",)),
+    "seed not a number": ((*TRAIN, "--seed", "x"), ("--seed", "integer")),
+    "steps": ((*TRAIN, "--steps", "0"), ("--steps",)),
+    "backend": ((*TRAIN, "--backend", "abacus"), ("abacus", "serial", "processes")),
+    "workers": ((*TRAIN, "--workers", "0"), ("--workers",)),
+    "device": ((*TRAIN, "--device", "tpu"), ("tpu", "cpu", "cuda")),
+    "option": ((*TRAIN, "--sede", "1"), ("--sede",)),
+    "study": (("reproduce", "--study", "weather"), ("weather", "batch-size", "gradient")),
+    "scale": (("reproduce", "--scale", "huge"), ("huge", "smoke", "article")),
+    "seeds": (("reproduce", "--seeds", "0"), ("--seeds",)),
+    "trial sizes": (
+        ("trials", "--after", "8:0.1:1", "--batch-sizes", "1,x"),
+        ("--batch-sizes", "'1,x'"),
+    ),
+    "trial size 0": (("trials", "--after", "8:0.1:1", "--batch-sizes", "0"), ("batch_sizes",)),
+    "trial size twice": (("trials", "--after", "8:0.1:1", "--batch-sizes", "2,2"), ("distinct",)),
+    "trial size over the samples": (
+        ("trials", "--after", "8:0.1:1", "--batch-sizes", "2000"),
+        ("2000", "1024"),
+    ),
+    "samples over the data": (
+        ("trials", "--after", "8:0.1:1", "--batch-sizes", "1", "--samples", "5000"),
+        ("5000", "1437"),
+    ),
+    "convention": (
+        ("trials", "--after", "8:0.1:1", "--batch-sizes", "1", "--convention", "median"),
+        ("median", "sum-stepping"),
+    ),
+    "data directory": (
+        (*TRAIN, "--workload", "mnist", "--data-dir", "nowhere"),
+        ("nowhere",),
+    ),
+    "no store": (("runs", "--store", "nowhere"), ("nowhere", "no store there")),
+    "no store for findings": (("findings", "--store", "nowhere"), ("nowhere",)),
+    "store not writable": ((*TRAIN, "--store", "file/store"), ("file/store", "not writable")),
+    "store not a store": ((*TRAIN, "--store", "full"), ("full", "not a store")),
+    "store of a newer version": ((*TRAIN, "--store", "newer"), ("newer", "upgrade")),
+    "store damaged": ((*TRAIN, "--store", "damaged"), ("damaged",)),
+    "out not writable": (("reproduce", "--out", "file/out"), ("file/out",)),
+    "command": (("explode",), ("explode",)),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(name: str, tmp_path: Path, batchlab: Call) -> None:
+    words, parts = BAD[name]
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / FILE).write_text("no database" * 100)
+    Store(tmp_path / "newer").close()
+    with sqlite3.connect(tmp_path / "newer" / FILE) as db:
+        db.execute(f"PRAGMA user_version = {VERSION + 1}")
+    db.close()
+    before = {p: p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file()}
+    line = fails(batchlab(*words))
+    for part in parts:
+        assert part in line
+    after = {p: p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file()}
+    assert after == before, "something was half-written"
+
+
+def test_help_and_no_words(batchlab: Call) -> None:
+    for words in ((), ("--help",)):
+        done = batchlab(*words)
+        assert done.returncode == 0
+        for command in ("reproduce", "train", "trials", "runs", "findings"):
+            assert command in done.stdout
+
+
+def _records(store: Path) -> list[tuple[Any, ...]]:
+    db = sqlite3.connect(store / FILE)
+    rows = db.execute(
+        "SELECT step, epoch, samples, name, layer, value FROM record ORDER BY rowid"
+    ).fetchall()
+    db.close()
+    return rows
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("backend", ["serial", "processes"])
+def test_interrupted_and_resumed_to_the_bit(
+    tmp_path: Path, how: int, backend: str, batchlab: Call
+) -> None:
+    words = ["train", "--phase", "2:0.01:12", "--seed", "1", "--threads", "1", "--json"]
+    whole = told(batchlab(*words, "--store", "whole"))
+    command = [*words, "--backend", backend, "--workers", "1", "--store", "halved"]
+    command += ["--save-every", "0.2"]
+    halves = 0
+    for _ in range(2):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "batchlab", *command],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=ENVIRONMENT,
+            start_new_session=True,
+        )
+        partial = tmp_path / "halved" / "partial"
+        seen = set(partial.glob("*")) if partial.exists() else set()
+        stamp = max((p.stat().st_mtime_ns for p in seen), default=0)
+        waited = time.monotonic() + 60
+        while time.monotonic() < waited and process.poll() is None:
+            stamps = [p.stat().st_mtime_ns for p in partial.glob("*.safetensors")]
+            if stamps and max(stamps) > stamp:
+                break
+            time.sleep(0.02)
+        if process.poll() is None:
+            halves += 1
+            if how == signal.SIGINT:
+                process.send_signal(how)
+            else:
+                os.killpg(process.pid, how)
+        status = process.wait(60)
+        if how == signal.SIGINT and halves:
+            assert status == 130
+    assert halves, "the run was never interrupted"
+    again = told(batchlab(*command))
+    assert {k: v for k, v in again.items() if k != "seconds"} == {
+        k: v for k, v in whole.items() if k != "seconds"
+    }
+    assert _records(tmp_path / "halved") == _records(tmp_path / "whole")
+    assert not list((tmp_path / "halved" / "partial").glob("*"))
