@@ -54,10 +54,12 @@ TRIALS = TrialsSpec(start=START, batch_sizes=(4, 16), samples=32, draws=3, learn
 
 
 def run(
-    store: Store, specs: list[Spec], name: str = "serial", **rest: object
+    store: Store,
+    specs: list[Spec],
+    name: str = "serial",
+    stopping: Callable[[], bool] = lambda: False,
 ) -> tuple[int, Silent]:
     progress = Silent()
-    stopping: Callable[[], bool] = rest.get("stopping", lambda: False)  # type: ignore[assignment]
     site = Site(store.root, None, "cpu", save_every_s=0.0)
     backend = BACKENDS[name](2, 1)
     return run_all(specs, store, backend, site, progress=progress, stopping=stopping), progress
@@ -100,7 +102,7 @@ def test_no_trials_from_a_diverged_start(tmp_path: Path) -> None:
         done, progress = run(store, [trials, START])
         assert done == 2
         assert sorted(progress.ended) == ["diverged", "finished"]
-        assert trials.key not in store.keys()
+        assert not store.runs([trials.key])
 
 
 def test_the_same_records_on_every_backend(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def run_all(
     `UserError` before anything runs where a spec does not fit its workload, and `Interrupted`
     where `stopping()` turned true: what is under way is then kept for the next time.
     """
-    wanted = list(dict.fromkeys(specs))
+    wanted: list[Spec] = list(dict.fromkeys(specs))
     for spec in wanted:
         spec.check(_samples(spec))
     trials = [s for s in wanted if isinstance(s, TrialsSpec)]

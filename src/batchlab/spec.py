@@ -132,10 +132,10 @@ class Phase(Frozen):
         return self.epochs * ceil(samples / self.batch_size)
 
     def label(self) -> str:
-        """`64 at 0.01 x30`, with the optimizer's name where it is not SGD."""
+        """`B=64 lr=0.01 x30`, with the optimizer's name where it is not SGD."""
         length = f"x{self.epochs}" if self.epochs else f"for {self.steps} steps"
         name = "" if self.optimizer.name == "sgd" else f"{self.optimizer.name} "
-        return f"{name}{self.batch_size} at {self.learning_rate:g} {length}"
+        return f"{name}B={self.batch_size} lr={self.learning_rate:g} {length}"
 
 
 class Cadence(Frozen):

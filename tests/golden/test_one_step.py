@@ -29,7 +29,7 @@ def test_one_step_by_hand() -> None:
     chances = np.exp(logits - logits.max(1, keepdims=True))
     chances /= chances.sum(1, keepdims=True)
     d = (chances - np.eye(10)[y_B]) / SIZE
-    gradients = []
+    gradients: list[np.ndarray] = []
     for layer in (2, 1, 0):
         gradients[:0] = [d.T @ hidden[layer], d.sum(0)]
         d = (d @ parameters[2 * layer]) * (hidden[layer] > 0)

@@ -20,7 +20,8 @@ WIDE, PHONE = 1280, 390
 Scheme = Literal["light", "dark"]
 
 UNDRAWN = """() => [...document.querySelectorAll("figure[data-chart]")]
-  .filter((f) => !f.querySelector(".chart svg g[class*='mark-'] > *")).map((f) => f.dataset.chart)"""
+  .filter((f) => !f.querySelector(".chart svg g[class*='mark-'] > *"))
+  .map((f) => f.dataset.chart)"""
 OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 # The luminance of the page's ground and of the first figure's axis labels.
 LIGHTNESS = """() => {
@@ -46,20 +47,26 @@ def opened(path: Path, width: int, scheme: Scheme, trouble: list[str]) -> Iterat
         browser = driver.chromium.launch(executable_path=chromium, args=list(ARGS))
         try:
             page = browser.new_page(
-                viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
+                viewport={"width": width, "height": 900},
+                color_scheme=scheme,
+                reduced_motion="reduce",
             )
             page.on("pageerror", lambda error: trouble.append(f"page error: {error}"))
             page.on(
                 "console",
-                lambda said: trouble.append(f"console: {said.text}")
-                if said.type in ("error", "warning")
-                else None,
+                lambda said: (
+                    trouble.append(f"console: {said.text}")
+                    if said.type in ("error", "warning")
+                    else None
+                ),
             )
             page.on(
                 "request",
-                lambda asked: None
-                if asked.url == url or asked.url.startswith("data:")
-                else trouble.append(f"request: {asked.url}"),
+                lambda asked: (
+                    None
+                    if asked.url == url or asked.url.startswith("data:")
+                    else trouble.append(f"request: {asked.url}")
+                ),
             )
             page.goto(url)
             page.wait_for_function("document.body.dataset.drawn !== undefined", timeout=60_000)
@@ -75,9 +82,10 @@ def check_page(path: Path) -> int:
     than the screen, light text on a dark ground in the dark scheme. Returns the number of figures.
     """
     figures = 0
-    for width, scheme in ((WIDE, "light"), (PHONE, "dark")):
+    views: tuple[tuple[int, Scheme], ...] = ((WIDE, "light"), (PHONE, "dark"))
+    for width, scheme in views:
         trouble: list[str] = []
-        with opened(path, width, scheme, trouble) as page:  # type: ignore[arg-type]
+        with opened(path, width, scheme, trouble) as page:
             figures = page.locator("figure[data-chart]").count()
             undrawn = page.evaluate(UNDRAWN)
             overflow = page.evaluate(OVERFLOW)

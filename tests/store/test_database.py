@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,8 +38,8 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
 
 
 def test_a_run_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
-    def failing() -> list[Record]:
-        yield RECORDS[0]  # type: ignore[misc]
+    def failing() -> Iterator[Record]:
+        yield RECORDS[0]
         raise RuntimeError("in the middle")
 
     with Store(tmp_path) as store:

@@ -77,7 +77,7 @@ class Autograd(Stepper):
     def step(self, x_BI: torch.Tensor, y_B: torch.Tensor) -> None:
         """Forward, backward, update."""
         loss = F.cross_entropy(self._model(x_BI), y_B)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._optimizer.step()
         self._optimizer.zero_grad()
         self._signs.append(loss.detach())

@@ -9,15 +9,30 @@ import os
 import subprocess
 import sys
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Mapping
+from concurrent.futures import Executor, Future
 from functools import cache
+from hashlib import sha256
+from pathlib import Path
 
 import vl_convert
+
+from batchlab.report.files import write
 
 VEGA_LITE = "6.4"
 PNG_SCALE = 2.0
 WORKERS = min(os.cpu_count() or 1, 4)
+
+
+def draw(specs: Mapping[str, str], folder: Path, pool: Executor) -> list[Future[None]]:
+    """Write each specification's SVG and PNG under its name; what is there already stays.
+
+    The pool's threads, `WORKERS` of them, each wait for a process, so that the caller can do
+    something else meanwhile. The results raise `ValueError` where Vega cannot draw.
+    """
+    missing = [name for name, spec in specs.items() if not _there(folder / name, spec)]
+    shares = [share for i in range(WORKERS) if (share := missing[i::WORKERS])]
+    return [pool.submit(_draw, {name: specs[name] for name in share}, folder) for share in shares]
 
 
 def picture(spec: str) -> tuple[str, bytes]:
@@ -28,24 +43,25 @@ def picture(spec: str) -> tuple[str, bytes]:
     return svg, bytes(vl_convert.svg_to_png(svg, scale=PNG_SCALE))
 
 
-def pictures(specs: Sequence[str], pool: Executor) -> Iterator[tuple[str, bytes]]:
-    """All specifications' pictures, in their order; drawn while the caller does something else.
-
-    The pool's threads, `WORKERS` of them, each wait for a process.
-    """
-    shares = [share for i in range(WORKERS) if (share := specs[i::WORKERS])]
-    drawn = [pool.submit(_apart, share) for share in shares]
-    return (drawn[i % WORKERS].result()[i // WORKERS] for i in range(len(specs)))
-
-
-def _apart(specs: Sequence[str]) -> list[tuple[str, bytes]]:
+def _draw(specs: Mapping[str, str], folder: Path) -> None:
     command = [sys.executable, "-m", "batchlab.report.export"]
-    done = subprocess.run(
-        command, input=json.dumps(specs).encode(), capture_output=True, check=False
-    )
+    asked = json.dumps(list(specs.values())).encode()
+    done = subprocess.run(command, input=asked, capture_output=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"the figures could not be drawn:\n{done.stderr.decode()}")
-    return [(svg, b64decode(png)) for svg, png in json.loads(done.stdout)]
+        raise ValueError(f"figures that cannot be drawn:\n{done.stderr.decode()}")
+    for (name, spec), (svg, png) in zip(specs.items(), json.loads(done.stdout), strict=True):
+        write(folder / f"{name}.png", b64decode(png))
+        write(folder / f"{name}.svg", svg + _signature(spec))  # last: it vouches for both
+
+
+def _signature(spec: str) -> str:
+    drawn_from = f"{vl_convert.__version__} {PNG_SCALE} {spec}"
+    return f"\n<!-- {sha256(drawn_from.encode()).hexdigest()} -->\n"
+
+
+def _there(path: Path, spec: str) -> bool:
+    svg, png = (path.with_name(f"{path.name}.{kind}") for kind in ("svg", "png"))
+    return png.exists() and svg.exists() and svg.read_text("utf-8").endswith(_signature(spec))
 
 
 @cache

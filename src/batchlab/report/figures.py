@@ -1,7 +1,7 @@
 """A panel as an Altair chart: one view, a layer for each thing drawn in it.
 
 The chart names its data `rows` and holds none, which keeps it small and cheap to check against the
-schema; `batchlab.report.specs` puts the rows in. Colours are the names of `batchlab.report.palette`.
+schema; `batchlab.report.specs` puts the rows in. Colours are the palette's names.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,9 @@ def chart(panel: Panel, shown: Rows | None = None) -> alt.LayerChart:
 
 
 def _base(shown: Rows) -> alt.Chart:
-    return alt.Chart(alt.NamedData("rows", format=alt.CsvDataFormat(type="csv", parse=shown.parse())))
+    return alt.Chart(
+        alt.NamedData("rows", format=alt.CsvDataFormat(type="csv", parse=shown.parse()))
+    )
 
 
 def _along(name: str, shown: Rows) -> pd.Series:
@@ -109,7 +111,10 @@ def _interval(shown: Rows, x: alt.X, y: alt.Y) -> dict[str, Any]:
     """The channels of a mark from `low` to `high`, on the same axis as what it is about."""
     start = (y if shown.along == "y" else x).copy(deep=False)
     start.shorthand = "low:Q"
-    return {shown.along: start, f"{shown.along}2": (alt.Y2 if shown.along == "y" else alt.X2)("high")}
+    return {
+        shown.along: start,
+        f"{shown.along}2": (alt.Y2 if shown.along == "y" else alt.X2)("high"),
+    }
 
 
 def _line(panel: Panel, shown: Rows) -> Layers:

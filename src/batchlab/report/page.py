@@ -39,11 +39,10 @@ def write_report(
     figures = out / FIGURES
     figures.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(export.WORKERS) as pool:
-        pictures = export.pictures([figure.file for figure in drawn.values()], pool)
+        pictures = export.draw({name: spec.file for name, spec in drawn.items()}, figures, pool)
         page = _render(sections, meta, len(runs), drawn)
-        for name, (svg, png) in zip(drawn, pictures, strict=True):
-            write(figures / f"{name}.svg", svg)
-            write(figures / f"{name}.png", png)
+        for picture in pictures:
+            picture.result()
     found = [finding.json() for section in sections for finding in section.findings]
     write(out / FINDINGS, json.dumps(_plain(found), indent=1, allow_nan=False) + "\n")
     write(out / RUNS, runs.to_csv(index=False))

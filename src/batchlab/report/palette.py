@@ -58,7 +58,7 @@ PAPER = "var(--paper)"
 
 
 def colours(count: int, ordered: bool) -> list[str]:
-    """The colours of `count` series: a ramp where they are ordered, else the nominal ones in turn."""
+    """The colours of `count` series: a ramp if they are ordered, else the nominal ones in turn."""
     if not ordered:
         return [f"var(--series-{i % NOMINAL})" for i in range(count)]
     last = max(count - 1, 1)

@@ -1,8 +1,8 @@
 """What a chart needs of a panel's frame: only the columns shown, under short names, as CSV.
 
-Column names: `x y` the axes, `s` the series' label, `low high` the interval, `t` text, `tip` 1 on the
-rows that answer the pointer; `base` a ridge's floor; `v` a cell's number, `dark` 1 where its text
-has to be dark. CSV takes about half the room of JSON objects, and Vega reads it as well.
+Column names: `x y` the axes, `s` the series' label, `low high` the interval, `t` text, `tip` 1 on
+the rows that answer the pointer; `base` a ridge's floor; `v` a cell's number, `dark` 1 where its
+text has to be dark. CSV takes about half the room of JSON objects, and Vega reads it as well.
 """
 
 import csv

@@ -30,7 +30,7 @@ class Adam(Study):
         decayed = {
             f"adamw-{decay:g}": arm(
                 phase(protocol, small, optimizer=Optimizer(name="adamw", weight_decay=decay)),
-                label=f"adamw {small}, decay {decay:g}",
+                label=f"adamw B={small} decay={decay:g}",
             )
             for decay in protocol.weight_decays
         }

@@ -189,14 +189,14 @@ def line_panel(
     )
 
 
-def number(interval: Interval, digits: int = 3) -> str:
-    """`mean ± half-width`, or the mean alone where there is one seed."""
+def number(interval: Interval) -> str:
+    """`mean ± half-width` to the half-width's two leading digits, or the mean of a single seed."""
     if not np.isfinite(interval.effect):
         return "–"
-    if not np.isfinite(interval.high):
-        return f"{interval.effect:.{digits}g}"
     half = interval.high - interval.effect
-    places = max(0, digits - 1 - int(np.floor(np.log10(abs(interval.effect) or 1))))
+    if not np.isfinite(half) or half <= 0:
+        return f"{interval.effect:.4g}"
+    places = max(0, 1 - int(np.floor(np.log10(half))))
     return f"{interval.effect:.{places}f} ± {half:.{places}f}"
 
 

@@ -102,13 +102,15 @@ class Gradient(Study):
         said: str,
         claim: str | None = None,
     ) -> Finding:
-        weaker = min(conditions[:2], key=lambda c: c.interval.low)
+        # Of the two regimes, the one that decides.
+        order = ("refuted", "inconclusive", "supported")
+        weaker = min(conditions[:2], key=lambda c: (order.index(c.verdict), c.interval.low))
         return self.finding(
             results,
             id,
             conditions,
             effect=weaker.interval,
-            measure=f"{measure}; the lesser of early and late",
+            measure=f"{measure}; the weaker of early and late",
             article=said,
             claim=claim,
             convention=convention,
@@ -194,19 +196,18 @@ class Gradient(Study):
 
     def panels(self, results: Results) -> list[Panel]:
         """Norm, spread, distributions and tails."""
-        regimes = {r: self.measured(results, r, HEADLINE) for r in self.arms(results.protocol)}
         every = {
-            (r, c): self.measured(results, r, c)
-            for r in self.arms(results.protocol)
-            for c in CONVENTIONS
+            regime: {c: self.measured(results, regime, c) for c in CONVENTIONS}
+            for regime in self.arms(results.protocol)
         }
-        if not all(every.values()):
+        regimes = {regime: readings[HEADLINE] for regime, readings in every.items()}
+        if not all(regimes.values()):
             return []
         return [
             gradient_panels.norm(regimes),
             gradient_panels.scaled_spread(regimes),
-            gradient_panels.norm_by_convention(every),
-            gradient_panels.spread_by_convention(every),
+            *(gradient_panels.norm_by_convention(of, r) for r, of in every.items()),
+            *(gradient_panels.spread_by_convention(of, r) for r, of in every.items()),
             *(
                 gradient_panels.norm_ridges(trials[0], regime, scaled=scaled)
                 for scaled in (False, True)

@@ -56,43 +56,39 @@ def scaled_spread(regimes: Mapping[str, Sequence[Trials]]) -> Panel:
     )
 
 
-def norm_by_convention(every: Mapping[tuple[str, Convention], Sequence[Trials]]) -> Panel:
+def norm_by_convention(readings: Mapping[Convention, Sequence[Trials]], regime: str) -> Panel:
     """Mean norm over that at the smallest size: which readings grow, and which can't."""
     rows = []
-    for (regime, convention), trials in every.items():
+    for convention, trials in readings.items():
         for one in trials:
             means = one.norms.mean(axis=(1, 2))
             grown = means / means[0]
-            rows += [
-                (b, f"{convention}, {regime}", g) for b, g in zip(one.sizes, grown, strict=True)
-            ]
+            rows += [(b, convention, g) for b, g in zip(one.sizes, grown, strict=True)]
     return _by_size(
         rows,
-        "gradient-norm-conventions",
-        "Mean norm under every reading",
+        f"gradient-norm-conventions-{regime}",
+        f"Mean norm under every reading, {regime}",
         "Mean norm over that at the smallest batch size",
         "Mean and range over seeds; the square root that the article reports would be a line "
-        f"from 1 to 32 at 1,024. {_counts(every)}",
+        f"from 1 to 32 at 1,024. {_counts(readings)}",
         "reading",
         log=True,
     )
 
 
-def spread_by_convention(every: Mapping[tuple[str, Convention], Sequence[Trials]]) -> Panel:
+def spread_by_convention(readings: Mapping[Convention, Sequence[Trials]], regime: str) -> Panel:
     """Standard deviation over mean against B, under every reading."""
     rows = []
-    for (regime, convention), trials in every.items():
+    for convention, trials in readings.items():
         for one in trials:
             spread = one.norms.std(axis=(1, 2), ddof=1) / one.norms.mean(axis=(1, 2))
-            rows += [
-                (b, f"{convention}, {regime}", s) for b, s in zip(one.sizes, spread, strict=True)
-            ]
+            rows += [(b, convention, s) for b, s in zip(one.sizes, spread, strict=True)]
     return _by_size(
         rows,
-        "gradient-spread-conventions",
-        "Relative spread under every reading",
+        f"gradient-spread-conventions-{regime}",
+        f"Relative spread under every reading, {regime}",
         "Standard deviation over mean of the norm",
-        f"Mean and range over seeds. {_counts(every)}",
+        f"Mean and range over seeds. {_counts(readings)}",
         "reading",
         log=True,
     )
