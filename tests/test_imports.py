@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "progress": set(),
 }
 NO_TORCH = ("spec", "record", "analysis", "studies", "report", "progress", "cli")
-ANYTHING = {"cli", "laboratory", "__init__"}
+ANYTHING = {"cli", "laboratory", "__init__", "__main__"}
 
 
 def room(path: Path) -> str:

@@ -98,7 +98,8 @@ def run_all(
     kept = site.checkpoints()
     starts = {s.start for s in missing if kept is None or not kept.path(s.start.key).exists()}
     todo = [s for s in dict.fromkeys([*runs, *starts]) if s.key not in stored or s in starts]
-    for name in {_start(s).workload for s in (*todo, *missing)}:
+    needed: list[Spec] = [*todo, *missing]
+    for name in {_start(s).workload for s in needed}:
         workload(name).load(site.data_dir)  # data that can't be had are told of now, in one line
     done = 0
     for stage in (todo, missing):

@@ -64,7 +64,7 @@ def plain(start: RunState, rows: torch.Tensor, size: int) -> dict[Convention, to
                     out["mean-last"], out["sum-last"] = last, len(batch) * last
                 with torch.no_grad():
                     for p, g in zip(model.parameters(), gradients, strict=True):
-                        p -= RATE * g
+                        p.sub_(g, alpha=RATE)
     return out
 
 

@@ -1,7 +1,6 @@
 """The article's own numbers on MNIST, to the margins its rounding leaves."""
 
 import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 
 from batchlab import laboratory as lab
 from batchlab.backends import BACKENDS
-from batchlab.runner import Site
+from batchlab.runner import Site, run_all
 from batchlab.spec import Cadence, Optimizer, Phase
 from batchlab.store.database import Store
 from batchlab.workloads import workload
@@ -20,31 +19,38 @@ needs_mnist = pytest.mark.skipif(
     not FOLDER or not (Path(FOLDER) / "mnist").is_dir(),
     reason="no MNIST: set BATCHLAB_DATA_DIR to a folder with mnist/ in it",
 )
-Train = Callable[..., dict[str, Any]]
+ADAM = Optimizer(name="adam")
+PHASES = [
+    Phase.parse("64:0.01:30", ADAM),
+    *(Phase.parse(text) for text in ("64:0.01:30", "1024:0.01:30", "1024:0.1:30")),
+]
+Described = dict[str, Any]
+
+
+def trained(root: Path, phases: list[Phase]) -> dict[Phase, Described]:
+    """Every phase as a run of seed 0, a process and thread for each core."""
+    protocol = workload("mnist").protocol
+    specs = [protocol.spec([p], 0, Cadence(every=p.epochs or 1)) for p in phases]
+    with Store(root) as store:
+        backend = BACKENDS["processes"](len(os.sched_getaffinity(0)), 1)
+        run_all(specs, store, backend, Site(root, None, "cpu"), progress=Silent())
+        told = {row["key"]: row for row in lab.describe(store)}
+    return {phase: told[spec.key] for phase, spec in zip(phases, specs, strict=True)}
 
 
 @pytest.fixture(scope="module")
-def train(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Train]:
-    with Store(tmp_path_factory.mktemp("store")) as store:
-
-        def one(text: str, optimizer: Optimizer | None = None, every: int = 30) -> dict[str, Any]:
-            phase = Phase.parse(text, optimizer)
-            spec = workload("mnist").protocol.spec([phase], 0, Cadence(every=every))
-            cores = len(os.sched_getaffinity(0))
-            site = Site(store.root, None, "cpu")
-            return lab.train_one(spec, store, BACKENDS["serial"](1, cores), site, Silent())
-
-        yield one
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[Phase, Described]:
+    return trained(tmp_path_factory.mktemp("store"), PHASES)
 
 
-def cosines(run: dict[str, Any]) -> list[float]:
+def cosines(run: Described) -> list[float]:
     return list(run["cos"].values())
 
 
 @needs_mnist
 @pytest.mark.slow
-def test_small_batch(train: Train) -> None:
-    run = train("64:0.01:30")
+def test_small_batch(runs: dict[Phase, Described]) -> None:
+    run = runs[PHASES[1]]
     assert run["W"] == pytest.approx(6.71, abs=0.05)
     assert run["b"] == pytest.approx(0.11, abs=0.01)
     assert run["oW"] == pytest.approx(44.9, abs=0.1)
@@ -55,8 +61,8 @@ def test_small_batch(train: Train) -> None:
 
 @needs_mnist
 @pytest.mark.slow
-def test_large_batch(train: Train) -> None:
-    run = train("1024:0.01:30")
+def test_large_batch(runs: dict[Phase, Described]) -> None:
+    run = runs[PHASES[2]]
     assert run["oW"] == pytest.approx(44.1, abs=0.1)
     assert run["b"] == pytest.approx(0.07, abs=0.005)
     assert run["test_accuracy"] == pytest.approx(0.95, abs=0.01)
@@ -64,8 +70,8 @@ def test_large_batch(train: Train) -> None:
 
 @needs_mnist
 @pytest.mark.slow
-def test_large_batch_at_a_high_rate(train: Train) -> None:
-    run = train("1024:0.1:30")
+def test_large_batch_at_a_high_rate(runs: dict[Phase, Described]) -> None:
+    run = runs[PHASES[3]]
     assert run["oW"] == pytest.approx(44.7, abs=0.1)
     assert run["b"] == pytest.approx(0.10, abs=0.01)
     assert run["test_accuracy"] == pytest.approx(0.98, abs=0.004)
@@ -73,15 +79,16 @@ def test_large_batch_at_a_high_rate(train: Train) -> None:
 
 @needs_mnist
 @pytest.mark.slow
-def test_adam(train: Train) -> None:
-    run = train("64:0.01:30", Optimizer(name="adam"))
+def test_adam(runs: dict[Phase, Described]) -> None:
+    run = runs[PHASES[0]]
     assert run["b"] == pytest.approx(18.3, abs=2)
     assert cosines(run) == pytest.approx([0.124, 0.359, 0.153], abs=0.05)
 
 
 @needs_mnist
 @pytest.mark.hours
-def test_as_many_steps_at_the_large_batch(train: Train) -> None:
-    run = train("1024:0.01:480", every=480)
+def test_as_many_steps_at_the_large_batch(tmp_path: Path) -> None:
+    phase = Phase.parse("1024:0.01:480")
+    run = trained(tmp_path, [phase])[phase]
     assert run["W"] == pytest.approx(6.63, abs=0.1)
     assert run["test_accuracy"] == pytest.approx(0.98, abs=0.004)

@@ -1,6 +1,10 @@
 """A made-up report with everything in it: six studies, twelve listed claims, every mark."""
 
+import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +20,7 @@ CONVENTIONS = (
     "mean-last",
     "sum-last",
 )
+OTHERS: tuple[Verdict, ...] = ("supported", "supported", "inconclusive", "refuted", "supported")
 META = {
     "title": "Batch size and training dynamics, measured again",
     "lead": (
@@ -32,229 +37,43 @@ RUNS = pd.DataFrame(
     {"key": ["a1", "b2"], "status": ["finished", "diverged"], "test_accuracy": [0.98, np.nan]}
 )
 
-LISTED: tuple[tuple[str, str, str, str, Verdict, float, float, float, str], ...] = (
-    (
-        "accuracy",
-        "large-batch-lower-accuracy",
-        ("A larger batch ends at a lower test accuracy after the same number of epochs."),
-        "0.98 at B = 64, 0.95 at B = 1024",
-        "supported",
-        0.0281,
-        0.0252,
-        0.0309,
-        "accuracy at B = 64 less that at B = 1024",
-    ),
-    (
-        "accuracy",
-        "learning-rate-recovers",
-        "A higher learning rate recovers the accuracy that the larger batch lost.",
-        "0.98 with the rate ten times as high",
-        "supported",
-        0.0012,
-        -0.0008,
-        0.0031,
-        "accuracy at B = 64 less that at B = 1024 with rate 0.1",
-    ),
-    (
-        "switching",
-        "switching-recovers",
-        (
-            "A large-batch start does not trap the model: a smaller batch or a "
-            "higher rate later recovers the accuracy."
-        ),
-        "all three schedules end at 0.98",
-        "supported",
-        0.0004,
-        -0.0011,
-        0.0018,
-        "largest shortfall from the control",
-    ),
-    (
-        "norms",
-        "gradient-norm-grows",
-        ("For the same number of samples seen, larger batches make larger gradient steps."),
-        "the squared norm is linear in B",
-        "refuted",
-        0.142,
-        0.121,
-        0.163,
-        "exponent of the mean norm in B",
-    ),
-    (
-        "norms",
-        "relative-spread-grows",
-        "At equal mean norm, larger batches have the larger spread of the norm.",
-        "standard deviation grows with B",
-        "supported",
-        0.341,
-        0.302,
-        0.379,
-        "exponent of the relative spread in B",
-    ),
-    (
-        "norms",
-        "norm-depends-on-draw",
-        (
-            "With large batches the norm depends strongly on which samples "
-            "were drawn, with small ones weakly."
-        ),
-        "seen in the histograms of 1000 trials",
-        "inconclusive",
-        0.08,
-        -0.21,
-        0.37,
-        "share of variance between draws, large less small",
-    ),
-    (
-        "tails",
-        "heavier-tail",
-        "The distribution of gradient values has a heavier tail for larger batches.",
-        "about 10⁵ values at B = 1024 against 10² at B = 2",
-        "supported",
-        1240.0,
-        870.0,
-        1760.0,
-        "ratio of the counts beyond the abscissa",
-    ),
-    (
-        "distance",
-        "too-short-a-way",
-        (
-            "With a batch-averaged loss, large batches cannot travel far "
-            "enough to the better solutions in the same epochs."
-        ),
-        "44.1 from the origin against 44.9",
-        "supported",
-        4.02,
-        3.97,
-        4.07,
-        "distance W at B = 64 less that at B = 1024",
-    ),
-    (
-        "distance",
-        "compensation",
-        ("A higher rate or more epochs lets a large batch reach the faraway solutions."),
-        "W = 6.63 after 480 epochs",
-        "supported",
-        0.99,
-        0.97,
-        1.01,
-        "distance with 480 epochs over that at B = 64",
-    ),
-    (
-        "distance",
-        "steps-limit-distance",
-        ("For a fixed number of steps, SGD's distance is bounded independently of the batch size."),
-        "W alike after as many steps",
-        "inconclusive",
-        0.031,
-        -0.012,
-        0.074,
-        "exponent of the distance in B at equal steps",
-    ),
-    (
-        "adam",
-        "adam-larger-weights",
-        "Adam finds solutions with much larger weights, and a lower test accuracy.",
-        "W = 254.3 against 6.71; A = 0.95 against 0.98",
-        "supported",
-        37.9,
-        36.2,
-        39.6,
-        "distance with Adam over that with SGD",
-    ),
-    (
-        "adam",
-        "sgd-keeps-the-initial-sphere",
-        ("SGD stays near the initial radius and direction, Adam ignores the initialisation."),
-        "cosines .988 .993 .928 against .124 .359 .153",
-        "refuted",
-        0.61,
-        0.58,
-        0.64,
-        "cosine with SGD less that with Adam, first layer",
-    ),
-)
-STUDIES = {
-    "accuracy": (
-        "Accuracy and batch size",
-        ("Does a larger batch cost accuracy, and can a higher learning rate buy it back?"),
-    ),
-    "switching": (
-        "Switching the batch size",
-        ("Does a start with large batches trap the model where small ones cannot get it out?"),
-    ),
-    "norms": (
-        "Gradient norms",
-        ("How long is the gradient, and how much does its length vary, as the batch grows?"),
-    ),
-    "tails": (
-        "Gradient values",
-        ("Does the distribution of single gradient values have a heavier tail for larger batches?"),
-    ),
-    "distance": (
-        "Distance travelled",
-        "How far from its start does training go, in epochs and in steps?",
-    ),
-    "adam": ("Adam and SGD", "Where does Adam end, and what does it keep of the initialisation?"),
-}
+MADE_UP = tomllib.loads(Path(__file__).with_name("sample.toml").read_text("utf-8"))
 
 
-def finding(
-    study: str = "accuracy",
-    id: str = "a-claim",
-    claim: str = "A claim.",
-    article: str = "a number",
-    verdict: Verdict = "supported",
-    effect: float | None = 0.5,
-    low: float | None = 0.4,
-    high: float | None = 0.6,
-    measure: str = "a difference",
-    convention: str | None = None,
-    listed: bool = True,
-) -> Finding:
-    return Finding(
-        id=id,
-        study=study,
-        claim=claim,
-        verdict=verdict,
-        effect=effect,
-        low=low,
-        high=high,
-        n=8,
-        convention=convention,
-        workload="digits",
-        measure=measure,
-        article=article,
-        listed=listed,
-        test="two-sided 95% interval, Student's t over seeds",
-        reason="The interval lies wholly above zero; the difference exceeds one point of accuracy.",
-    )
+def finding(**given: Any) -> Finding:
+    """A supported finding, but for what is given."""
+    plain: dict[str, Any] = {
+        "id": "a-claim",
+        "study": "accuracy",
+        "claim": "A claim.",
+        "verdict": "supported",
+        "effect": 0.5,
+        "low": 0.4,
+        "high": 0.6,
+        "n": 8,
+        "convention": None,
+        "workload": "digits",
+        "measure": "a difference",
+        "test": "two-sided 95% interval, Student's t over seeds",
+        "reason": "The interval lies wholly above zero; the effect exceeds one point of accuracy.",
+        "article": "a number",
+        "listed": True,
+    }
+    return Finding(**(plain | given))
 
 
 def findings() -> list[Finding]:
-    turn: tuple[Verdict, ...] = ("refuted", "supported", "supported", "inconclusive")
+    """The twelve, those on gradients under six readings, and one that is not in the list."""
     found = []
-    for study, id, claim, article, verdict, effect, low, high, measure in LISTED:
-        names: Sequence[str | None] = CONVENTIONS if study in ("norms", "tails") else (None,)
-        for i, name in enumerate(names):
-            found.append(
-                finding(
-                    study,
-                    id,
-                    claim,
-                    article,
-                    turn[i % 4] if i else verdict,
-                    effect + i * (high - low),
-                    low + i * (high - low),
-                    high + i * (high - low),
-                    measure,
-                    name,
-                )
-            )
-    extra = finding(
-        "accuracy", "tiny-batch", "The smallest batch is the most accurate.", listed=False
-    )
+    for entry in MADE_UP["finding"]:
+        first = finding(**entry)
+        if first.study not in ("norms", "tails"):
+            found.append(first)
+            continue
+        verdicts: tuple[Verdict, ...] = (first.verdict, *OTHERS)
+        for name, verdict in zip(CONVENTIONS, verdicts, strict=True):
+            found.append(replace(first, convention=name, verdict=verdict))
+    extra = finding(id="tiny-batch", claim="The smallest batch is the best.", listed=False)
     return [*found, extra]
 
 
@@ -394,13 +213,13 @@ def sections() -> list[Section]:
     found = findings()
     return [
         Section(
-            id,
-            title,
-            question,
-            (note,),
-            tuple(f for f in found if f.study == id),
-            panels[id],
-            (table,) if id in ("accuracy", "adam") else (),
+            id=study["id"],
+            title=study["title"],
+            question=study["question"],
+            notes=(note,),
+            findings=tuple(f for f in found if f.study == study["id"]),
+            panels=panels[study["id"]],
+            tables=(table,) if study["id"] in ("accuracy", "adam") else (),
         )
-        for id, (title, question) in STUDIES.items()
+        for study in MADE_UP["study"]
     ]

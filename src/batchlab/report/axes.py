@@ -23,7 +23,11 @@ def x_axis(axis: Axis, shown: pd.Series, categories: bool) -> alt.X:
     if categories:
         # Long labels take several lines.
         lines = {str(label): wrap(str(label), LINE_LENGTH) for label in shown.unique()}
-        label = {"labelExpr": f"{dumps(lines)}[datum.value]", "labelAngle": 0, "labelFlush": False}
+        label: dict[str, Any] = {
+            "labelExpr": f"{dumps(lines)}[datum.value]",
+            "labelAngle": 0,
+            "labelFlush": False,
+        }
         look = alt.Axis(title=axis.title, domain=False, ticks=False, **label)
         return alt.X("x:N", sort=None, axis=look)
     ticks = {} if axis.log else {"tickCount": alt.ExprRef("ceil(width / 60)")}

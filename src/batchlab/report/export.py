@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from concurrent.futures import Executor, Future
 from functools import cache
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 
 import vl_convert
@@ -55,7 +56,7 @@ def _draw(specs: Mapping[str, str], folder: Path) -> None:
 
 
 def _signature(spec: str) -> str:
-    drawn_from = f"{vl_convert.__version__} {PNG_SCALE} {spec}"
+    drawn_from = f"{version('vl-convert-python')} {PNG_SCALE} {spec}"
     return f"\n<!-- {sha256(drawn_from.encode()).hexdigest()} -->\n"
 
 

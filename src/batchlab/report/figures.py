@@ -34,10 +34,11 @@ def chart(panel: Panel, shown: Rows | None = None) -> alt.LayerChart:
     Raises `ValueError` where the panel lacks what its mark needs.
     """
     shown = shown or rows(panel)
-    drawn = alt.layer(*MARKS[panel.mark](panel, shown), *_rules(panel, shown))
+    drawn = alt.LayerChart(layer=[*MARKS[panel.mark](panel, shown), *_rules(panel, shown)])
     # `add_params` would copy every layer, and take longer than all the rest.
-    others = [] if drawn.params is alt.Undefined else drawn.params
-    drawn.params = [*others, alt.param(name=PICKED, value=[]).param]
+    others: Any = () if drawn.params is alt.Undefined else drawn.params
+    picked: Any = alt.param(name=PICKED, value=[]).param
+    drawn.params = [*others, picked]
     return drawn
 
 
@@ -47,10 +48,11 @@ def _base(shown: Rows) -> alt.Chart:
     )
 
 
-def _along(name: str, shown: Rows) -> pd.Series:
+def _along(name: str, shown: Rows) -> "pd.Series[Any]":
     """All that is drawn along an axis, interval ends too."""
     ends = ["low", "high"] if "low" in shown.frame and name == shown.along else []
-    return pd.concat([shown.frame[column] for column in (name, *ends)]).dropna()
+    drawn: pd.Series[Any] = pd.concat([shown.frame[column] for column in (name, *ends)])
+    return drawn.dropna()
 
 
 def _x(panel: Panel, shown: Rows) -> alt.X:
@@ -94,17 +96,25 @@ def _seen(shown: Rows, full: float = 1) -> dict[str, Any]:
     return {"value": full * DIMMED, "condition": {"test": test, "value": full}}
 
 
-def _tooltip(panel: Panel, shown: Rows) -> list[alt.Tooltip]:
-    tips = [alt.Tooltip("s:N", title=_series(panel).title)] if shown.series else []
-    for name, axis, numeric in (
-        ("x", panel.x, shown.x_numeric),
-        ("y", panel.y, shown.y_numeric),
-    ):
-        look = {"format": axis.format} if axis.format and numeric else {}
-        tips.append(alt.Tooltip(f"{name}:{'Q' if numeric else 'N'}", title=axis.title, **look))
+def _tooltip(panel: Panel, shown: Rows, *more: tuple[str, str, str]) -> alt.TooltipValue:
+    """What the pointer is told: an expression, for Vega-Lite's own forgets text in `nearest`.
+
+    `more` are column, title and format of what else there is to tell.
+    """
+    told = [("s", _series(panel).title, "")] if shown.series else []
+    told += [("x", panel.x.title, panel.x.format), ("y", panel.y.title, panel.y.format)]
     if "low" in shown.frame:
-        tips += [alt.Tooltip("low:Q", title="from"), alt.Tooltip("high:Q", title="to")]
-    return tips
+        along = panel.y if shown.along == "y" else panel.x
+        told += [("low", "from", along.format), ("high", "to", along.format)]
+    row = "(datum.datum || datum)"  # under `nearest`, the datum is the point near the pointer
+    parse = shown.parse()
+    values = (
+        f"format({row}.{name}, {dumps(form)})" if parse[name] == "number" else f"{row}.{name}"
+        for name, _, form in (*told, *more)
+    )
+    titles = (dumps(title) for _, title, _ in (*told, *more))
+    pairs = (f"{title}: {value}" for title, value in zip(titles, values, strict=True))
+    return alt.TooltipValue({"expr": f"{{{', '.join(pairs)}}}"})
 
 
 def _interval(shown: Rows, x: alt.X, y: alt.Y) -> dict[str, Any]:
@@ -143,13 +153,14 @@ def _tips(base: alt.Chart, panel: Panel, shown: Rows) -> alt.Chart:
         name="near", on="pointerover", clear="pointerout", nearest=True, empty=False
     )
     shine = {"param": "near", "value": 1, "empty": False}
-    return (
+    tips: alt.Chart = (
         base.transform_filter("datum.tip === 1")
         .mark_point(size=70, filled=True, stroke=palette.PAPER, strokeWidth=1.5)
         .encode(opacity=alt.OpacityValue(0, condition=shine), tooltip=_tooltip(panel, shown))
         .add_params(near)
         .properties(name=TIPS)
     )
+    return tips
 
 
 def _point(panel: Panel, shown: Rows) -> Layers:
@@ -210,8 +221,8 @@ def _ridge(panel: Panel, shown: Rows) -> Layers:
 def _cells(panel: Panel, shown: Rows) -> Layers:
     series = _series(panel)
     y = alt.Y("y:N", sort=None, axis=alt.Axis(title=panel.y.title, grid=False))
-    value = alt.Tooltip("v:Q", title=series.title)
-    base = _base(shown).encode(x=_x(panel, shown), y=y, tooltip=[*_tooltip(panel, shown), value])
+    told = _tooltip(panel, shown, ("v", series.title, series.format))
+    base = _base(shown).encode(x=_x(panel, shown), y=y, tooltip=told)
     scale = alt.Scale(scheme="viridis", type="log" if series.log else "linear", zero=False)
     legend = alt.Legend(title=series.title, format=series.format or "~g")
     unknown = {"test": "!isValid(datum.v)", "value": "var(--domain)"}
@@ -242,7 +253,7 @@ def _rules(panel: Panel, shown: Rows) -> Layers:
 
 
 def _rule(along: str, value: float, label: str, place: dict[str, Any]) -> Layers:
-    at = {along: alt.XDatum(value) if along == "x" else alt.YDatum(value)}
+    at: dict[str, Any] = {along: (alt.XDatum if along == "x" else alt.YDatum)(value)}
     base = alt.Chart(alt.sequence(1)).encode(**at)
     text = {"text": label, "limit": {"expr": "width"}, **place}
     return [

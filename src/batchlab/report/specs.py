@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any
 
 from batchlab.record import Panel
 from batchlab.report import palette
+from batchlab.report.axes import LINE_LENGTH
 from batchlab.report.figures import PICKED, TIPS, chart
 from batchlab.report.rows import Rows, rows
 
@@ -91,7 +93,8 @@ def _least_width(panel: Panel, shown: Rows) -> int:
     if panel.mark != "cells" or shown.frame.empty:
         return 0
     longest = max(len(line) for text in shown.frame["t"] for line in text.split("\n"))
-    longest = max(longest, *(len(part) for name in shown.frame["x"] for part in name.split()))
+    lines = (line for name in shown.frame["x"] for line in wrap(name, LINE_LENGTH))
+    longest = max(longest, *map(len, lines))
     row_label = max(len(name) for name in shown.frame["y"])
     return shown.frame["x"].nunique() * (longest * 7 + 12) + row_label * 7 + 120
 
