@@ -93,7 +93,9 @@ def test_the_pointer_is_told_what_is_near(report: Path) -> None:
         for figure, told in (("switching", "schedule"), ("norms", "regime"), ("cosines", "layer")):
             chart = shown.locator(f"#figure-{figure} .chart")
             chart.scroll_into_view_if_needed()
-            chart.locator("svg g.mark-symbol path, svg g.mark-rect path").last.hover(force=True)
+            chart.locator(
+                "svg g.role-mark.mark-symbol path, svg g.role-mark.mark-rect path"
+            ).last.hover(force=True)
             tip = shown.locator("#vg-tooltip-element.visible")
             tip.wait_for()
             assert told in tip.inner_text()

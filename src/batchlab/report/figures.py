@@ -108,13 +108,14 @@ def _tooltip(panel: Panel, shown: Rows, *more: tuple[str, str, str]) -> alt.Tool
         told += [("low", "from", along.format), ("high", "to", along.format)]
     row = "(datum.datum || datum)"  # under `nearest`, the datum is the point near the pointer
     parse = shown.parse()
-    values = (
-        f"format({row}.{name}, {dumps(form)})" if parse[name] == "number" else f"{row}.{name}"
-        for name, _, form in (*told, *more)
-    )
-    titles = (dumps(title) for _, title, _ in (*told, *more))
-    pairs = (f"{title}: {value}" for title, value in zip(titles, values, strict=True))
-    return alt.TooltipValue({"expr": f"{{{', '.join(pairs)}}}"})
+    said = {  # by title, for Vega takes no title twice
+        title: f"format({row}.{name}, {dumps(form)})"
+        if parse[name] == "number"
+        else f"{row}.{name}"
+        for name, title, form in (*told, *more)
+    }
+    pairs = ", ".join(f"{dumps(title)}: {value}" for title, value in said.items())
+    return alt.TooltipValue({"expr": f"{{{pairs}}}"})
 
 
 def _interval(shown: Rows, x: alt.X, y: alt.Y) -> dict[str, Any]:

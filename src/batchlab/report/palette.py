@@ -67,7 +67,7 @@ def colours(count: int, ordered: bool) -> list[str]:
 
 def fixed(text: str) -> str:
     """The text with every colour's name replaced by its value in the light scheme."""
-    return re.sub(r"var\(--([a-z0-9-]+)\)", lambda match: LIGHT[match[1]], text)
+    return re.sub(r"var\(--([a-z0-9-]+)\)", lambda match: LIGHT.get(match[1], match[0]), text)
 
 
 def css(scheme: Mapping[str, str]) -> str:

@@ -62,16 +62,16 @@ def specs(panel: Panel) -> Specs:
     colours = palette.colours(len(names), panel.ordered)
     data = shown.csv()
     return Specs(
-        page=_json(page, data),
-        file=palette.fixed(_json(file, "")).replace('"rows": ""', f'"rows": {json.dumps(data)}'),
+        page=_with_rows(json.dumps(page, allow_nan=False), data),
+        file=_with_rows(palette.fixed(json.dumps(file, allow_nan=False)), data),
         series=tuple(zip(names, colours, strict=True)),
         least_width=_least_width(panel, shown),
         empty=shown.frame.empty,
     )
 
 
-def _json(spec: dict[str, Any], data: str) -> str:
-    return json.dumps({**spec, "datasets": {"rows": data}}, allow_nan=False)
+def _with_rows(spec: str, data: str) -> str:
+    return f'{spec[:-1]}, "datasets": {{"rows": {json.dumps(data)}}}}}'
 
 
 def _lines(shown: Rows) -> int:
