@@ -231,7 +231,7 @@ def _trial_rows(trials: Trials, convention: str, layer: str) -> list[dict[str, A
             "layer": layer,
             "norm_mean": float(norms.mean()),
             "norm_std": float(norms.std(ddof=1)) if norms.size > 1 else None,
-            "kurtosis_mean": finite(kurtoses.mean()),
+            "kurtosis_mean": finite(np.nanmean(kurtoses)),
             "exponent": exponent and finite(exponent.effect),
             "exponent_low": exponent and finite(exponent.low),
             "exponent_high": exponent and finite(exponent.high),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -14,9 +14,9 @@ from batchlab import __version__
 from batchlab.backends.base import Backend, Report
 from batchlab.engine.state import RunState
 from batchlab.engine.train import SAVE_EVERY_S, train
-from batchlab.engine.trials import run_trials
+from batchlab.engine.trials import TrialState, run_trials
 from batchlab.record import BinRecord, Record, TrialRecord
-from batchlab.spec import Spec, TrainSpec, TrialsSpec
+from batchlab.spec import Spec, TrainSpec, TrialsSpec, UserError
 from batchlab.store.checkpoints import Checkpoints
 from batchlab.store.database import Run, Store
 from batchlab.workloads import workload
@@ -133,19 +133,21 @@ def execute(job: Job, report: Report) -> Outcome:
 
 
 def _train(job: Job, spec: TrainSpec, report: Report) -> Outcome:
-    data = load(spec.workload, job.site.data_dir, job.site.device, spec.dtype)
-    partial = job.site.partial()
-    start = None if partial is None else partial.load(spec.key)
-
-    def save(state: RunState) -> None:
-        if partial is not None:
-            partial.save(spec.key, state.tensors, state.meta())
-
-    begun = None if start is None else RunState.from_parts(*start)
+    site = job.site
+    data = load(spec.workload, site.data_dir, site.device, spec.dtype)
+    under_way = _UnderWay(site.partial(), spec.key)
+    begun = under_way.load(RunState.from_parts)
     if begun is not None:
         report(begun.position.step)
-    end = train(spec, data, start=begun, tick=report, save=save, save_every_s=job.site.save_every_s)
-    kept = job.site.checkpoints()
+    end = train(
+        spec,
+        data,
+        start=begun,
+        tick=report,
+        save=under_way.save,
+        save_every_s=site.save_every_s,
+    )
+    kept = site.checkpoints()
     if job.keep and kept is not None:
         kept.save(spec.key, end.tensors, end.meta())
     run = _run(job, end.status, end.position.step, end.seconds)
@@ -153,14 +155,65 @@ def _train(job: Job, spec: TrainSpec, report: Report) -> Outcome:
 
 
 def _trials(job: Job, spec: TrialsSpec, report: Report) -> Outcome:
-    kept = job.site.checkpoints()
-    found = None if kept is None else kept.load(spec.start.key)
-    if found is None:
+    site = job.site
+    start = _UnderWay(site.checkpoints(), spec.start.key).load(RunState.from_parts)
+    if start is None:
         raise FileNotFoundError(f"no checkpoint of {spec.start.key}")
-    data = load(spec.start.workload, job.site.data_dir, job.site.device, spec.start.dtype)
-    results = run_trials(spec, RunState.from_parts(*found), data, tick=report)
-    run = _run(job, "finished", spec.step_count(0), results.seconds)
-    return Outcome(run, trials=results.records, bins=results.bins)
+    data = load(spec.start.workload, site.data_dir, site.device, spec.start.dtype)
+    under_way = _UnderWay(site.partial(), spec.key)
+    begun = under_way.load(TrialState.from_parts)
+    steps = spec.step_count(len(data.train_x))
+    if begun is not None:
+        report(steps // spec.trials * begun.done)
+    end = run_trials(
+        spec,
+        start,
+        data,
+        begun=begun,
+        tick=report,
+        save=under_way.save,
+        save_every_s=site.save_every_s,
+    )
+    run = _run(job, "finished", steps, end.seconds)
+    return Outcome(run, trials=end.records, bins=end.bins())
+
+
+class _State(Protocol):
+    """What a checkpoint is made of."""
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]: ...
+
+    def meta(self) -> dict[str, str]: ...
+
+
+State = TypeVar("State")
+
+
+class _UnderWay:
+    """The checkpoint of one run, where there is a store to keep it in."""
+
+    def __init__(self, checkpoints: Checkpoints | None, key: str) -> None:
+        self._checkpoints, self._key = checkpoints, key
+
+    def save(self, state: _State) -> None:
+        if self._checkpoints is not None:
+            self._checkpoints.save(self._key, state.tensors, state.meta())
+
+    def load(
+        self, build: Callable[[dict[str, torch.Tensor], dict[str, str]], State]
+    ) -> State | None:
+        """What was saved, if anything was; `UserError` where it is damaged."""
+        found = None if self._checkpoints is None else self._checkpoints.load(self._key)
+        if self._checkpoints is None or found is None:
+            return None
+        try:
+            return build(*found)
+        except ValueError as error:
+            raise UserError(
+                f"checkpoint {self._checkpoints.path(self._key)}: damaged ({error}); delete it "
+                "and the run starts over"
+            ) from None
 
 
 @lru_cache(maxsize=2)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from batchlab.engine.draws import trial_draw
 from batchlab.engine.state import RunState
 from batchlab.engine.train import initial_model, train
-from batchlab.engine.trials import run_trials
+from batchlab.engine.trials import TrialState, run_trials
 from batchlab.spec import CONVENTIONS, Convention, TrialsSpec, UserError
 from tests import toy
 
@@ -156,7 +156,7 @@ def test_conventions_and_histograms(start: RunState) -> None:
     assert {r.convention for r in results.records} == {"sum-stepping"}
     assert sum(ticks) == spec.step_count(toy.SAMPLES)
     for size in SIZES:
-        values = sum(b.frequency for b in results.bins if b.batch_size == size)
+        values = sum(b.frequency for b in results.bins() if b.batch_size == size)
         assert values == 8 * toy.CLASSES * spec.trials
 
 
@@ -164,3 +164,44 @@ def test_no_trials_from_a_diverged_run(start: RunState) -> None:
     broken = RunState(start.tensors, start.position, start.records, "diverged")
     with pytest.raises(UserError, match="diverged"):
         run_trials(trials(), broken, toy.data(torch.float64))
+
+
+def test_interrupted_is_uninterrupted_to_the_bit(
+    start: RunState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchlab.engine.trials.STACK_BYTES", 5000)  # two passes side by side
+    data = toy.data(torch.float64)
+    whole = run_trials(trials(), start, data)
+    kept: list[TrialState] = []
+    state: TrialState | None = None
+    stops = 0
+
+    def save(now: TrialState) -> None:
+        tensors = {name: counts.clone() for name, counts in now.tensors.items()}
+        kept.append(TrialState.from_parts(tensors, now.meta()))
+
+    while True:
+        ticks = 0
+
+        def tick(_: int) -> None:
+            nonlocal ticks
+            ticks += 1
+            if ticks == len(SIZES) + 2:  # in the middle of the second chunk
+                raise InterruptedError
+
+        try:
+            end = run_trials(trials(), start, data, begun=state, tick=tick, save=save)
+            break
+        except InterruptedError:
+            state = kept[-1]
+            stops += 1
+    assert stops == 2
+    assert repr(end.records) == repr(whole.records)  # a gradient of zeros has kurtosis nan
+    assert end.bins() == whole.bins()
+
+
+def test_damaged_state(start: RunState) -> None:
+    end = run_trials(trials(), start, toy.data(torch.float64))
+    for field in ("done", "records", "seconds"):
+        with pytest.raises(ValueError, match="not the state of trials"):
+            TrialState.from_parts(end.tensors, {**end.meta(), field: "?"})

@@ -16,18 +16,21 @@ Shapes: R trials side by side, M samples of a trial, B of a batch, I inputs and 
 layer, N training samples.
 """
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from math import ceil
+from typing import Self
 
 import torch
+from torch import nn
 
 from batchlab.engine import mlp
 from batchlab.engine.draws import trial_draw
 from batchlab.engine.state import RunState
-from batchlab.engine.train import Tick, ignore, initial_model
+from batchlab.engine.train import SAVE_EVERY_S, Tick, ignore, initial_model
 from batchlab.probes.values import ValueHistogram, kurtosis
 from batchlab.record import BinRecord, TrialRecord
 from batchlab.spec import CONVENTIONS, Convention, TrialsSpec, UserError, batch_slices
@@ -37,59 +40,129 @@ STACK_BYTES = 8 * 2**20  # stacked weights of this size stay in the last-level c
 
 
 @dataclass(slots=True)
-class TrialResults:
-    """Records of every pass, and of the raw values of all passes together."""
+class TrialState:
+    """The passes done so far: a record for each, and the raw values of all together.
 
+    Passes are counted draw by draw, order by order.
+    """
+
+    done: int = 0
     records: list[TrialRecord] = field(default_factory=list)
-    bins: list[BinRecord] = field(default_factory=list)
+    histograms: dict[str, ValueHistogram] = field(default_factory=dict)  # by `B/convention/layer`
     seconds: float = 0.0
+
+    def bins(self) -> list[BinRecord]:
+        """The histograms as records."""
+        told = []
+        for name, histogram in self.histograms.items():
+            size, convention, layer = name.split("/")
+            told += [BinRecord(int(size), convention, layer, *b) for b in histogram.compute()]
+        return told
+
+    def merge(self, other: Self) -> None:
+        """Take in the passes that follow these."""
+        self.done += other.done
+        self.records += other.records
+        for name, histogram in other.histograms.items():
+            self.histograms.setdefault(name, ValueHistogram()).merge(histogram)
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The part of the state that is tensors."""
+        return {name: histogram.counts for name, histogram in self.histograms.items()}
+
+    def meta(self) -> dict[str, str]:
+        """The rest of it, as text; floats survive the round trip to the bit."""
+        records = json.dumps(self.records)
+        return {"done": str(self.done), "records": records, "seconds": repr(self.seconds)}
+
+    @classmethod
+    def from_parts(cls, tensors: dict[str, torch.Tensor], meta: dict[str, str]) -> Self:
+        """The state from what `tensors` and `meta` gave; `ValueError` where it is damaged."""
+        try:
+            records = [TrialRecord(*row) for row in json.loads(meta["records"])]
+            histograms = {name: ValueHistogram(counts) for name, counts in tensors.items()}
+            return cls(int(meta["done"]), records, histograms, float(meta["seconds"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"not the state of trials: {error}") from None
 
 
 def run_trials(
-    spec: TrialsSpec, start: RunState, data: Data, *, tick: Tick = ignore
-) -> TrialResults:
-    """Run every trial of the spec from the weights of `start`, the end of `spec.start`.
+    spec: TrialsSpec,
+    start: RunState,
+    data: Data,
+    *,
+    begun: TrialState | None = None,
+    tick: Tick = ignore,
+    save: Callable[[TrialState], None] = ignore,
+    save_every_s: float = SAVE_EVERY_S,
+) -> TrialState:
+    """Run the trials of the spec from the weights of `start`, the end of `spec.start`.
 
-    Raises `UserError` where that run diverged or its model is not a perceptron.
+    Goes on from `begun` where that is given. `tick` may raise, in which case the state before
+    the passes under way is handed to `save`; `save` is called every `save_every_s` besides.
+    Raises `UserError` where the starting run diverged or its model is not a perceptron.
     """
     if start.status != "finished":
         raise UserError(f"no trials from a run that has {start.status}: {spec.start.key[:12]}")
-    began = time.monotonic()
     model = initial_model(spec.start, data)
     model.load_state_dict(start.group("model"))
     layers = mlp.linear_layers(model)
     if layers is None:
         raise UserError("gradient trials need a perceptron of Linear and ReLU layers")
     layer = [name for name, p in model.named_parameters() if p.ndim >= 2][-1]
-    results = TrialResults()
-    histograms = {key: ValueHistogram() for key in product(spec.batch_sizes, spec.conventions)}
     bytes_each = sum(p.numel() * p.element_size() for p in model.parameters())
-    passes = list(product(range(spec.draws), range(spec.orders)))
     side_by_side = max(1, STACK_BYTES // bytes_each)
-    for first in range(0, len(passes), side_by_side):
-        chunk = passes[first : first + side_by_side]
-        rows_RM = torch.stack(
-            [trial_draw(spec.start.seed, d, o, spec.samples, len(data.train_x)) for d, o in chunk]
-        ).to(data.train_x.device)
-        weights, biases = mlp.stack(layers, len(chunk))
-        walk = _Pass(weights, biases, data.train_x[rows_RM], data.train_y[rows_RM])
-        for size in spec.batch_sizes:
-            for convention, gradient_ROI in walk.gradients(size, spec.learning_rate):
-                if convention not in spec.conventions:
-                    continue
-                values = gradient_ROI.flatten(1)
-                histograms[size, convention].update(values)
-                norms = values.double().norm(dim=1).tolist()
-                shapes = kurtosis(values).tolist()
-                for (draw, order), norm, shape in zip(chunk, norms, shapes, strict=True):
-                    where = (size, draw, order, convention, layer)
-                    results.records.append(TrialRecord(*where, "norm", norm))
-                    results.records.append(TrialRecord(*where, "kurtosis", shape))
-            tick(len(chunk) * ceil(spec.samples / size))
-    for (size, convention), histogram in histograms.items():
-        results.bins += [BinRecord(size, convention, layer, *b) for b in histogram.compute()]
-    results.seconds = time.monotonic() - began
-    return results
+    passes = list(product(range(spec.draws), range(spec.orders)))
+    state = begun or TrialState()
+    began = saved = time.monotonic()
+    before = state.seconds
+    while state.done < len(passes):
+        chunk = passes[state.done : state.done + side_by_side]
+        try:
+            state.merge(_run_chunk(spec, layers, layer, data, chunk, tick))
+        except BaseException:
+            save(state)
+            raise
+        state.seconds = before + time.monotonic() - began
+        if time.monotonic() - saved >= save_every_s and state.done < len(passes):
+            save(state)
+            saved = time.monotonic()
+    return state
+
+
+def _run_chunk(
+    spec: TrialsSpec,
+    layers: list[nn.Linear],
+    layer: str,
+    data: Data,
+    chunk: list[tuple[int, int]],
+    tick: Tick,
+) -> TrialState:
+    """Some passes side by side, at every batch size."""
+    out = TrialState(done=len(chunk))
+    draws = [
+        trial_draw(spec.start.seed, draw, order, spec.samples, len(data.train_x))
+        for draw, order in chunk
+    ]
+    rows_RM = torch.stack(draws).to(data.train_x.device)
+    weights, biases = mlp.stack(layers, len(chunk))
+    walk = _Pass(weights, biases, data.train_x[rows_RM], data.train_y[rows_RM])
+    for size in spec.batch_sizes:
+        for convention, gradient_ROI in walk.gradients(size, spec.learning_rate):
+            if convention not in spec.conventions:
+                continue
+            values = gradient_ROI.flatten(1)
+            histogram = out.histograms.setdefault(f"{size}/{convention}/{layer}", ValueHistogram())
+            histogram.update(values)
+            told = {"norm": values.double().norm(dim=1), "kurtosis": kurtosis(values)}
+            out.records += [
+                TrialRecord(size, draw, order, convention, layer, name, value)
+                for name, numbers in told.items()
+                for (draw, order), value in zip(chunk, numbers.tolist(), strict=True)
+            ]
+        tick(len(chunk) * ceil(spec.samples / size))
+    return out
 
 
 class _Pass:

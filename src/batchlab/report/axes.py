@@ -92,7 +92,10 @@ def _scale(axis: Axis, nice: bool | int) -> alt.Scale:
     if axis.log:
         # Nice would go on to the next power of ten.
         return alt.Scale(type="log", nice=False, padding=EDGE)
-    return alt.Scale(zero=axis.zero, nice=nice, padding=alt.Undefined if nice else EDGE)
+    padding = alt.Undefined if nice else EDGE
+    if axis.start is not None:
+        return alt.Scale(zero=False, nice=nice, padding=padding, domainMin=axis.start)
+    return alt.Scale(zero=axis.zero, nice=nice, padding=padding)
 
 
 def _look(axis: Axis, shown: pd.Series, **more: Any) -> alt.Axis:

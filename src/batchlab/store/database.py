@@ -179,7 +179,9 @@ class Store:
             f"WHERE run.key IN (SELECT value FROM json_each(?)) ORDER BY {table}.rowid"
         )
         rows = self._query(sql, json.dumps(list(keys)))
-        return pd.DataFrame.from_records(rows, columns=["key", *fields])
+        frame = pd.DataFrame.from_records(rows, columns=["key", *fields])
+        # SQLite keeps a nan as NULL, which comes back as None.
+        return frame.astype({"value": float}) if "value" in frame else frame
 
     def _query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         with self._translated():

@@ -24,6 +24,8 @@ from batchlab.studies.results import Arm, Results
 
 EPOCHS = Axis("epoch", "Epoch")
 STEPS = Axis("step", "Step", log=True)
+ACCURACY_START = 0.8
+AXIS_CUT = f"The axis begins at {ACCURACY_START}."
 T_TEST = "Student's t interval, 95%, over seeds"
 PAIRED = "Student's t interval, 95%, of differences paired by seed"
 
@@ -170,13 +172,17 @@ def line_panel(
         frame = frame[frame["epoch"] >= 0]
     if x.log:
         frame = frame[frame[x.field] > 0]
+    # Where runs are told apart by their last percents, the way up to there is of no account.
+    high = name.endswith("accuracy") and frame["mean"].max() > (1 + ACCURACY_START) / 2
+    if high:
+        says = f"{says or title + ' against ' + x.title.lower() + '.'} {AXIS_CUT}"
     return Panel(
         id=id,
         title=title,
         mark="line",
         frame=frame,
         x=x,
-        y=Axis("mean", title, log=log),
+        y=Axis("mean", title, log=log, start=ACCURACY_START if high else None),
         series=Axis("arm", "Run"),
         ordered=ordered,
         low="low",

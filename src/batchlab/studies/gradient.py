@@ -336,7 +336,7 @@ def tail_threshold(bins: pd.DataFrame) -> float:
 
 def shape_exponent(t: Trials) -> float:
     """Exponent in B of the mean kurtosis of a pass's raw values."""
-    return power_law(t.sizes, t.kurtoses.mean(axis=(1, 2))).exponent
+    return power_law(t.sizes, np.nanmean(t.kurtoses, axis=(1, 2))).exponent
 
 
 def _least(bins: pd.DataFrame) -> "pd.Series[float]":

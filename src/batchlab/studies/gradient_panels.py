@@ -157,7 +157,7 @@ def kurtosis(regimes: Mapping[str, Sequence[Trials]]) -> Panel:
     rows = []
     for regime, trials in regimes.items():
         for one in trials:
-            means = one.kurtoses.mean(axis=(1, 2))
+            means = np.nanmean(one.kurtoses, axis=(1, 2))
             rows += [(b, regime, k) for b, k in zip(one.sizes, means, strict=True)]
     return _by_size(
         rows,
