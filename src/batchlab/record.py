@@ -88,16 +88,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A column of a panel's frame and how to show it.
-
-    `start`: where a linear axis begins; lines below it are cut off, and the caption says so.
-    """
+    """A column of a panel's frame and how to show it."""
 
     field: str
     title: str
     log: bool = False
     zero: bool = False
-    start: float | None = None
     format: str = ""  # d3-format, empty for the default
 
 

@@ -92,10 +92,7 @@ def _scale(axis: Axis, nice: bool | int) -> alt.Scale:
     if axis.log:
         # Nice would go on to the next power of ten.
         return alt.Scale(type="log", nice=False, padding=EDGE)
-    padding = alt.Undefined if nice else EDGE
-    if axis.start is not None:
-        return alt.Scale(zero=False, nice=nice, padding=padding, domainMin=axis.start)
-    return alt.Scale(zero=axis.zero, nice=nice, padding=padding)
+    return alt.Scale(zero=axis.zero, nice=nice, padding=alt.Undefined if nice else EDGE)
 
 
 def _look(axis: Axis, shown: pd.Series, **more: Any) -> alt.Axis:

@@ -131,19 +131,18 @@ def _interval(shown: Rows, x: alt.X, y: alt.Y) -> dict[str, Any]:
 def _line(panel: Panel, shown: Rows) -> Layers:
     x, y = _x(panel, shown), _y(panel, shown)
     base = _base(shown).encode(x=x, y=y, color=_colour(panel, shown))
-    cut = panel.x.start is not None or panel.y.start is not None
     layers = []
     if "low" in shown.frame:
         band = alt.FillOpacityValue(**_seen(shown, BAND))
         ends = _interval(shown, x, y)
-        layers.append(base.mark_area(strokeWidth=0, clip=cut).encode(**ends, fillOpacity=band))
+        layers.append(base.mark_area(strokeWidth=0).encode(**ends, fillOpacity=band))
     dashed = {}
     if len(shown.series) > palette.NOMINAL and not panel.ordered:
         turns = [i // palette.NOMINAL % len(DASHES) for i in range(len(shown.series))]
         dashes = [DASHES[turn] for turn in turns]
         dashed = {"strokeDash": _by_series(panel, shown, alt.StrokeDash, dashes)}
     seen = alt.OpacityValue(**_seen(shown))
-    layers.append(base.mark_line(clip=cut).encode(opacity=seen, **dashed))
+    layers.append(base.mark_line().encode(opacity=seen, **dashed))
     if len(shown.frame) <= FEW_POINTS * max(len(shown.series), 1):
         layers.append(base.mark_circle(size=26).encode(opacity=seen))
     return [*layers, _tips(base, panel, shown)]
@@ -226,9 +225,9 @@ def _cells(panel: Panel, shown: Rows) -> Layers:
     told = _tooltip(panel, shown, ("v", series.title, series.format))
     base = _base(shown).encode(x=_x(panel, shown), y=y, tooltip=told)
     scale = alt.Scale(scheme="viridis", type="log" if series.log else "linear", zero=False)
-    legend = alt.Legend(title=series.title, format=series.format or "~g")
     unknown = {"test": "!isValid(datum.v)", "value": "var(--domain)"}
-    colour = alt.Color("v:Q", scale=scale, legend=legend, condition=unknown)
+    # The number stands in the cell: a legend would take the width that a phone has for the text.
+    colour = alt.Color("v:Q", scale=scale, legend=None, condition=unknown)
     ink = alt.ColorValue("#ffffff", condition={"test": "datum.dark === 1", "value": "#000000"})
     # The first of several lines stands on the middle: go up by half of the others.
     up = alt.ExprRef("-7 * (length(split(datum.t, '\\n')) - 1)")

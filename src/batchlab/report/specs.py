@@ -96,7 +96,7 @@ def _least_width(panel: Panel, shown: Rows) -> int:
     lines = (line for name in shown.frame["x"] for line in wrap(name, LINE_LENGTH))
     longest = max(longest, *map(len, lines))
     row_label = max(len(name) for name in shown.frame["y"])
-    return shown.frame["x"].nunique() * (longest * 7 + 12) + row_label * 7 + 120
+    return shown.frame["x"].nunique() * (longest * 7 + 12) + row_label * 7 + 30
 
 
 def _config(font: str, legend: bool) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Adam(Study):
 
     id = "adam"
     title = "Adam against SGD"
-    question = "How far do Adam's solutions lie, does Adam keep anything of the initialisation?"
+    question = "How far do Adam's solutions lie, and does Adam keep anything of the initialisation?"
 
     def arms(self, protocol: Protocol) -> dict[str, Arm]:
         """SGD, Adam, then AdamW at each of the protocol's weight decays."""
@@ -35,8 +35,10 @@ class Adam(Study):
             for decay in protocol.weight_decays
         }
         return {
-            "sgd": arm(phase(protocol, small)),
-            "adam": arm(phase(protocol, small, optimizer=Optimizer(name="adam"))),
+            "sgd": arm(phase(protocol, small), label=f"sgd B={small}"),
+            "adam": arm(
+                phase(protocol, small, optimizer=Optimizer(name="adam")), label=f"adam B={small}"
+            ),
         } | decayed
 
     def findings(self, results: Results) -> list[Finding]:
@@ -183,9 +185,9 @@ class Adam(Study):
 
         rows = []
         for one in self.arms(results.protocol).values():
-            for layer in results.layers():
+            for place, layer in enumerate(results.layers(), 1):
                 i = mean_interval(results.final(one, "cosine", layer))
-                rows.append((one.label, layer, i.effect, i.low, i.high, i.n))
+                rows.append((one.label, f"layer {place}", i.effect, i.low, i.high, i.n))
         columns = ["arm", "layer", "cosine", "low", "high", "n"]
         return Panel(
             id="adam-cosines",

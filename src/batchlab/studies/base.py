@@ -25,7 +25,9 @@ from batchlab.studies.results import Arm, Results
 EPOCHS = Axis("epoch", "Epoch")
 STEPS = Axis("step", "Step", log=True)
 ACCURACY_START = 0.8
-AXIS_CUT = f"The axis begins at {ACCURACY_START}."
+BELOW_START = f"Points below {ACCURACY_START} are left out."
+# Of several conditions that must all hold, a refuted one decides, then an inconclusive one.
+DECIDES: tuple[Verdict, ...] = ("refuted", "inconclusive", "supported")
 T_TEST = "Student's t interval, 95%, over seeds"
 PAIRED = "Student's t interval, 95%, of differences paired by seed"
 
@@ -89,10 +91,14 @@ class Study(ABC):
     ) -> Finding:
         """A finding whose verdict is that of all its conditions together.
 
-        Its effect is the first condition's unless another is given. A claim that is not of the
-        article's list brings its own words.
+        The effect shown is that of the condition that decides, unless another is given; where it
+        is not the first one, its own words take the place of `measure`. A claim that is not of
+        the article's list brings its own words.
         """
-        shown = effect or conditions[0].interval
+        deciding = min(conditions, key=lambda c: DECIDES.index(c.verdict))
+        if effect is None and deciding is not conditions[0]:
+            measure = deciding.says
+        shown = effect or deciding.interval
         bounded = np.isfinite(shown.effect)
         verdict: Verdict = together(conditions)
         return Finding(
@@ -172,17 +178,18 @@ def line_panel(
         frame = frame[frame["epoch"] >= 0]
     if x.log:
         frame = frame[frame[x.field] > 0]
-    # Where runs are told apart by their last percents, the way up to there is of no account.
-    high = name.endswith("accuracy") and frame["mean"].max() > (1 + ACCURACY_START) / 2
-    if high:
-        says = f"{says or title + ' against ' + x.title.lower() + '.'} {AXIS_CUT}"
+    if name.endswith("accuracy") and frame["mean"].max() > (1 + ACCURACY_START) / 2:
+        # Runs are told apart by their last percents; the way up to there would squeeze these.
+        frame = frame[frame["mean"] >= ACCURACY_START]
+        frame = frame.assign(low=frame["low"].clip(lower=ACCURACY_START))
+        says = f"{says or title + ' against ' + x.title.lower() + '.'} {BELOW_START}"
     return Panel(
         id=id,
         title=title,
         mark="line",
         frame=frame,
         x=x,
-        y=Axis("mean", title, log=log, start=ACCURACY_START if high else None),
+        y=Axis("mean", title, log=log),
         series=Axis("arm", "Run"),
         ordered=ordered,
         low="low",
@@ -195,14 +202,14 @@ def line_panel(
     )
 
 
-def number(interval: Interval) -> str:
-    """`mean ± half-width` to the half-width's two leading digits, or the mean of a single seed."""
+def number(interval: Interval, digits: int = 2) -> str:
+    """`mean ± half-width` to the half-width's leading digits, or the mean of a single seed."""
     if not np.isfinite(interval.effect):
         return "–"
     half = interval.high - interval.effect
     if not np.isfinite(half) or half <= 0:
         return f"{interval.effect:.4g}"
-    places = max(0, 1 - int(np.floor(np.log10(half))))
+    places = max(0, digits - 1 - int(np.floor(np.log10(half))))
     return f"{interval.effect:.{places}f} ± {half:.{places}f}"
 
 

@@ -135,7 +135,7 @@ class Distance(Study):
             last, wide = one.schedule[-1], results.final(one, "distance", WEIGHTS)
             W, A = mean_interval(wide), mean_interval(results.final(one, "test_accuracy", ALL))
             b = mean_interval(results.final(one, "distance", BIASES))
-            text = f"W {number(W)}\nb {number(b)}\nA {number(A)}"
+            text = f"W {number(W, 1)}\nb {number(b, 1)}\nA {number(A, 1)}"
             if results.diverged(one):
                 text += f"\n{results.diverged(one)} of {len(results.seeds)} diverged"
             size = f"{last.batch_size} x{last.epochs}"

@@ -11,7 +11,7 @@ from batchlab.analysis.intervals import Condition, mean_interval
 from batchlab.record import Finding, Panel, Table
 from batchlab.spec import CONVENTIONS, Convention, Protocol, Spec, TrialsSpec
 from batchlab.studies import article, gradient_panels
-from batchlab.studies.base import T_TEST, Study, number
+from batchlab.studies.base import DECIDES, T_TEST, Study, number
 from batchlab.studies.results import Arm, Results, Trials, arm, phase
 
 # The reading shown first. Only a stepping pass can make the relative spread depend on B, and of
@@ -103,8 +103,7 @@ class Gradient(Study):
         claim: str | None = None,
     ) -> Finding:
         # Of the two regimes, the one that decides.
-        order = ("refuted", "inconclusive", "supported")
-        weaker = min(conditions[:2], key=lambda c: (order.index(c.verdict), c.interval.low))
+        weaker = min(conditions[:2], key=lambda c: (DECIDES.index(c.verdict), c.interval.low))
         return self.finding(
             results,
             id,
