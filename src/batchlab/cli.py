@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from pydantic import ValidationError
@@ -30,6 +30,9 @@ from batchlab.spec import (
     one_line,
     one_of,
 )
+
+if TYPE_CHECKING:
+    from batchlab.laboratory import Bench
 
 app = typer.Typer(
     help="What batch size should I use, and why?",
@@ -88,7 +91,6 @@ def reproduce(
     """Run the article's studies and write the report; what is stored is not run again."""
     from batchlab import laboratory as lab
     from batchlab.report.page import write_report
-    from batchlab.runner import Site
     from batchlab.studies import STUDIES
     from batchlab.workloads import workload as find
 
@@ -99,14 +101,12 @@ def reproduce(
     request = lab.Request(
         protocol=protocol.smoke() if scale == "smoke" else protocol, seeds=seeds, studies=chosen
     )
-    runner = lab.choose_backend(backend, workers, threads)
-    root = store or out / "store"
+    how = _How(backend, workers, threads, device, data_dir, save_every)
     _writable(out)
-    with lab.open_store(root) as there, Live() as progress, _stopping() as stopping:
-        site = Site(root, data_dir, _device(device), save_every)
-        trained = lab.reproduce(request, there, runner, site, progress, stopping)
-        sections = lab.sections(request, there)
-        rows = lab.describe(there, [spec.key for spec in request.specs()])
+    with _bench(store or out / "store", how) as bench:
+        trained = lab.reproduce(request, bench)
+        sections = lab.sections(request, bench.store)
+        rows = lab.describe(bench.store, [spec.key for spec in request.specs()])
     meta = {
         "title": f"What batch size should I use, and why? The article's findings on {workload}",
         "lead": _lead(request),
@@ -154,14 +154,12 @@ def train(
 ) -> None:
     """Train one model by a schedule and say where it ended."""
     from batchlab import laboratory as lab
-    from batchlab.runner import Site
 
     chosen = _optimizer(optimizer, momentum, weight_decay)
     spec = _train_spec(workload, phase, chosen, seed, every, steps)
-    runner = lab.choose_backend(backend, workers, threads)
-    with lab.open_store(store) as there, Live() as progress, _stopping() as stopping:
-        site = Site(there.root, data_dir, _device(device), save_every)
-        told = lab.train_one(spec, there, runner, site, progress, stopping)
+    how = _How(backend, workers, threads, device, data_dir, save_every)
+    with _bench(store, how) as bench:
+        told = lab.train_one(spec, bench)
     if as_json:
         _json(told)
     else:
@@ -189,7 +187,6 @@ def trials(
 ) -> None:
     """Measure what a pass over fresh samples adds up to at each batch size."""
     from batchlab import laboratory as lab
-    from batchlab.runner import Site
 
     start = _train_spec(workload, after, Optimizer(), seed, 1, None)
     chosen = {one_of("--convention", name, CONVENTIONS) for name in convention or CONVENTIONS}
@@ -202,10 +199,9 @@ def trials(
         learning_rate=start.schedule[-1].learning_rate,
         conventions=tuple(c for c in CONVENTIONS if c in chosen),
     )
-    runner = lab.choose_backend(backend, workers, threads)
-    with lab.open_store(store) as there, Live() as progress, _stopping() as stopping:
-        site = Site(there.root, data_dir, _device(device), save_every)
-        rows = lab.trials_one(spec, there, runner, site, progress, stopping)
+    how = _How(backend, workers, threads, device, data_dir, save_every)
+    with _bench(store, how) as bench:
+        rows = lab.trials_one(spec, bench)
     if as_json:
         _json(rows)
     else:
@@ -240,6 +236,30 @@ def findings(store: StoreThere = Path("out/store"), as_json: Json = False) -> No
         _json(told)
     else:
         _say_findings(told)
+
+
+class _How(NamedTuple):
+    """The options that say how work is done, whatever the work."""
+
+    backend: str
+    workers: int | None
+    threads: int | None
+    device: str
+    data_dir: Path | None
+    save_every: float
+
+
+@contextmanager
+def _bench(store: Path | None, how: _How) -> Iterator["Bench"]:
+    """A bench as the options ask for it, with a live progress and Ctrl-C heard."""
+    from batchlab import laboratory as lab
+    from batchlab.runner import Site
+
+    backend = lab.choose_backend(how.backend, how.workers, how.threads)
+    device = _device(how.device)
+    with lab.open_store(store) as there, Live() as progress, _stopping() as stopping:
+        site = Site(there.root, how.data_dir, device, how.save_every)
+        yield lab.Bench(there, backend, site, progress, stopping)
 
 
 def _train_spec(

@@ -3,8 +3,9 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,6 @@ from batchlab.spec import (
 from batchlab.store.database import Run, Store
 from batchlab.studies import STUDIES
 from batchlab.studies.results import Results, Trials
-
-NEVER: Callable[[], bool] = lambda: False  # noqa: E731
 
 
 class Request(Frozen):
@@ -104,45 +103,47 @@ def _results(request: Request, store: Store) -> Results:
     )
 
 
-def reproduce(
-    request: Request,
-    store: Store,
-    backend: Backend,
-    site: Site,
-    progress: Progress,
-    stopping: Callable[[], bool] = NEVER,
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Where work is done: a store, a backend, and who hears of it."""
+
+    store: Store
+    backend: Backend
+    site: Site
+    progress: Progress
+    stopping: Callable[[], bool] = lambda: False
+
+    def run(self, specs: Iterable[Spec]) -> int:
+        """Run what the store lacks of the specs; how many runs that took."""
+        return run_all(
+            specs,
+            self.store,
+            self.backend,
+            self.site,
+            progress=self.progress,
+            stopping=self.stopping,
+        )
+
+
+def reproduce(request: Request, bench: Bench) -> int:
     """Run what the store lacks of the request; how many runs that took."""
-    store.ask(request.canonical())
-    return run_all(request.specs(), store, backend, site, progress=progress, stopping=stopping)
+    bench.store.ask(request.canonical())
+    return bench.run(request.specs())
 
 
-def train_one(
-    spec: TrainSpec,
-    store: Store,
-    backend: Backend,
-    site: Site,
-    progress: Progress,
-    stopping: Callable[[], bool] = NEVER,
-) -> dict[str, Any]:
+def train_one(spec: TrainSpec, bench: Bench) -> dict[str, Any]:
     """Train a spec, unless it is stored, and describe it."""
-    run_all([spec], store, backend, site, progress=progress, stopping=stopping)
-    return describe(store, [spec.key])[0]
+    bench.run([spec])
+    return describe(bench.store, [spec.key])[0]
 
 
-def trials_one(
-    spec: TrialsSpec,
-    store: Store,
-    backend: Backend,
-    site: Site,
-    progress: Progress,
-    stopping: Callable[[], bool] = NEVER,
-) -> list[dict[str, Any]]:
+def trials_one(spec: TrialsSpec, bench: Bench) -> list[dict[str, Any]]:
     """Run gradient trials, unless they are stored; a row a batch size and convention.
 
     Raises `UserError` where the run that they start from diverged.
     """
-    run_all([spec], store, backend, site, progress=progress, stopping=stopping)
+    bench.run([spec])
+    store = bench.store
     start = store.runs([spec.start.key])[0]
     if start.status == "diverged":
         raise UserError(

@@ -19,6 +19,10 @@ from tests.test_runner import Silent
 SEEDS = 3
 
 
+def bench(store: Store) -> lab.Bench:
+    return lab.Bench(store, BACKENDS["serial"](1, 1), Site(store.root, None, "cpu"), Silent())
+
+
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[lab.Request, Store]]:
     protocol = workload("digits").protocol.smoke()
@@ -26,8 +30,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[lab.Reques
     protocol = protocol.model_copy(update={**small, "tiny": 4})
     request = lab.Request(protocol=protocol, seeds=SEEDS, studies=tuple(STUDIES))
     with Store(tmp_path_factory.mktemp("smoke")) as store:
-        site = Site(store.root, None, "cpu")
-        lab.reproduce(request, store, BACKENDS["serial"](1, 1), site, Silent())
+        lab.reproduce(request, bench(store))
         yield request, store
 
 
@@ -92,8 +95,7 @@ def test_findings_are_told_again_from_the_store(
 
 def test_a_second_reproduce_runs_nothing(smoke: tuple[lab.Request, Store]) -> None:
     request, store = smoke
-    site = Site(store.root, None, "cpu")
-    assert lab.reproduce(request, store, BACKENDS["serial"](1, 1), site, Silent()) == 0
+    assert lab.reproduce(request, bench(store)) == 0
 
 
 def test_too_few_seeds_are_inconclusive(smoke: tuple[lab.Request, Store]) -> None:

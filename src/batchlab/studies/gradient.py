@@ -102,8 +102,10 @@ class Gradient(Study):
         said: str,
         claim: str | None = None,
     ) -> Finding:
-        # Of the two regimes, the one that decides.
-        weaker = min(conditions[:2], key=lambda c: (DECIDES.index(c.verdict), c.interval.low))
+        # Of the two regimes, the one that decides; a further demand only where that decides.
+        weaker = min(conditions, key=lambda c: (DECIDES.index(c.verdict), c.interval.low))
+        if weaker in conditions[2:]:
+            measure = weaker.says
         return self.finding(
             results,
             id,
@@ -159,7 +161,7 @@ class Gradient(Study):
         sizes = results.protocol.trial_batch_sizes
         measure = f"spread by draw over mean norm, at {max(sizes)} minus at {min(sizes)}"
         conditions = self._conditions(results, convention, f"{measure}, is above 0", excess, 0)
-        says = f"the former is more than twice the latter ({max(sizes)} minus twice {min(sizes)})"
+        says = measure.replace(" minus at", " minus twice that at") + ", is above 0"
         conditions += self._conditions(results, convention, says, strongly, 0)
         return self._claim(
             results,
