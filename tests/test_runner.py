@@ -25,14 +25,16 @@ class Silent:
     def plan(self, weights: Sequence[float], labels: Sequence[str]) -> None:
         assert len(weights) == len(labels)
         self.planned += labels
-        self.shares = dict.fromkeys(range(len(weights)), 0.0)
+        if weights:
+            self.shares = dict.fromkeys(range(len(weights)), 0.0)
 
     def advance(self, job: int, share: float) -> None:
         self.shares[job] += share
 
     def finish(self, job: int, status: str) -> None:
         self.ended.append(status)
-        assert self.shares[job] == pytest.approx(1) or status == "diverged"
+        # Other processes' last reports may come after their result, but never too many.
+        assert self.shares[job] <= 1 + 1e-9
 
 
 def digits(*phases: Phase, seed: int = 0) -> TrainSpec:
@@ -72,6 +74,7 @@ def test_what_is_stored_is_not_run_again(tmp_path: Path) -> None:
         before = store.records([s.key for s in specs])
         again, progress = run(store, [*specs, digits(phase(100), seed=2)])
         assert again == 1
+        assert progress.shares == {0: pytest.approx(1)}
         assert len(progress.planned) == 1
         assert store.records([s.key for s in specs]).equals(before)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
-from batchlab.analysis.fits import power_law
+from batchlab.analysis.fits import exponent
 from batchlab.analysis.intervals import mean_interval
 from batchlab.backends import BACKENDS
 from batchlab.backends.base import Backend
@@ -220,11 +220,10 @@ def finite(value: float | None) -> float | None:
 
 def _trial_rows(trials: Trials, convention: str, layer: str) -> list[dict[str, Any]]:
     """The exponent and its interval are the convention's: over draws, at all batch sizes."""
-    exponent = None
+    fitted = None
     if len(trials.sizes) > 1:
         norms_ZD = trials.norms.mean(axis=2)
-        slopes = [power_law(trials.sizes, norms).exponent for norms in norms_ZD.T]
-        exponent = mean_interval(slopes)
+        fitted = mean_interval([exponent(trials.sizes, norms) for norms in norms_ZD.T])
     return [
         {
             "batch_size": int(size),
@@ -233,9 +232,9 @@ def _trial_rows(trials: Trials, convention: str, layer: str) -> list[dict[str, A
             "norm_mean": float(norms.mean()),
             "norm_std": float(norms.std(ddof=1)) if norms.size > 1 else None,
             "kurtosis_mean": finite(np.nanmean(kurtoses)),
-            "exponent": exponent and finite(exponent.effect),
-            "exponent_low": exponent and finite(exponent.low),
-            "exponent_high": exponent and finite(exponent.high),
+            "exponent": fitted and finite(fitted.effect),
+            "exponent_low": fitted and finite(fitted.low),
+            "exponent_high": fitted and finite(fitted.high),
             "n": int(norms.size),
         }
         for size, norms, kurtoses in zip(trials.sizes, trials.norms, trials.kurtoses, strict=True)

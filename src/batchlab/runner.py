@@ -96,7 +96,7 @@ def run_all(
     stored = store.keys()
     missing = [s for s in trials if s.key not in stored]
     kept = site.checkpoints()
-    starts = {s.start for s in missing if kept is None or not kept.path(s.start.key).exists()}
+    starts = [s.start for s in missing if kept is None or not kept.path(s.start.key).exists()]
     todo = [s for s in dict.fromkeys([*runs, *starts]) if s.key not in stored or s in starts]
     needed: list[Spec] = [*todo, *missing]
     for name in {_start(s).workload for s in needed}:
@@ -107,13 +107,8 @@ def run_all(
         ready = [s for s in stage if ended.get(_start(s).key) != "diverged" or s is _start(s)]
         jobs = [Job(s, site, keep=s in starts) for s in sorted(ready, key=_cost, reverse=True)]
         progress.plan([_cost(j.spec) for j in jobs], [_label(j.spec) for j in jobs])
-        totals = [j.spec.step_count(_samples(j.spec)) for j in jobs]
-        for index, outcome in backend.map(
-            execute,
-            jobs,
-            progress=lambda i, steps, totals=totals: progress.advance(i, steps / totals[i]),  # type: ignore[misc]
-            stopping=stopping,
-        ):
+        heard = _Heard(progress, [j.spec.step_count(_samples(j.spec)) for j in jobs])
+        for index, outcome in backend.map(execute, jobs, progress=heard, stopping=stopping):
             if outcome.run.key not in stored:
                 store.add(outcome.run, outcome.records, outcome.trials, outcome.bins)
                 stored.add(outcome.run.key)
@@ -123,6 +118,17 @@ def run_all(
             progress.finish(index, outcome.run.status)
             done += 1
     return done
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """Passes a backend's steps on as parts of each job."""
+
+    progress: Progress
+    totals: Sequence[int]
+
+    def __call__(self, job: int, steps: int) -> None:
+        self.progress.advance(job, steps / self.totals[job])
 
 
 def execute(job: Job, report: Report) -> Outcome:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from batchlab.analysis.fits import at, power_law
+from batchlab.analysis.fits import at, exponent, power_law
 
 
 def test_exact_power() -> None:
@@ -26,3 +26,9 @@ def test_interpolation_is_linear_in_the_logarithm() -> None:
     assert np.isnan(at([1, 100], [0, 2], 1000))
     with pytest.raises(ValueError, match="increase"):
         at([1, 1], [0, 2], 1)
+
+
+def test_an_exponent_or_none() -> None:
+    assert exponent([1, 2, 4], [3, 6, 12]) == pytest.approx(1)
+    assert np.isnan(exponent([1, 2, 4], [3, 0, 12]))
+    assert np.isnan(exponent([], []))

@@ -150,3 +150,22 @@ def test_curves_end_where_the_runs_end(sections: list[Section]) -> None:
     panel = next(p for s in sections for p in s.panels if p.id == "batch-size-test-accuracy-epoch")
     last = panel.frame.groupby("arm")["epoch"].max()
     assert np.allclose(last, 2)
+
+
+def test_diverged_runs_leave_the_rest_standing(smoke: tuple[lab.Request, Store]) -> None:
+    request, store = smoke
+    wild = request.protocol.model_copy(update={"high_learning_rate": 100.0})
+    wilder = lab.Request(protocol=wild, seeds=SEEDS, studies=("learning-rate", "distance"))
+    lab.reproduce(wilder, bench(store))
+    statuses = {run.status for run in store.runs([s.key for s in wilder.specs()])}
+    assert statuses == {"finished", "diverged"}
+    sections = lab.sections(wilder, store)
+    by = {f.id: f for s in sections for f in s.findings}
+    assert by["learning-rate-recovers"].verdict == "inconclusive"
+    assert by["learning-rate-recovers"].effect is None
+    assert by["learning-rate-recovers"].n == 0
+    assert by["too-short-a-way"].n == SEEDS
+    cells = next(p for s in sections for p in s.panels if p.id == "distance-cells")
+    assert cells.frame["text"].str.contains(f"{SEEDS} of {SEEDS} diverged").sum() == 3
+    rows = [row for s in sections for t in s.tables for row in t.rows]
+    assert {row[-1] for row in rows} == {"0", str(SEEDS)}

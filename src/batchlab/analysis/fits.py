@@ -28,6 +28,14 @@ def power_law(x: ArrayLike, y: ArrayLike) -> PowerLaw:
     return PowerLaw(float(np.exp(constant)), round(float(exponent), 12))
 
 
+def exponent(x: ArrayLike, y: ArrayLike) -> float:
+    """The power law's exponent, or nan where there is none: for means that leave nans out."""
+    try:
+        return power_law(x, y).exponent
+    except ValueError:
+        return float("nan")
+
+
 def at(x: ArrayLike, y: ArrayLike, where: float) -> float:
     """y at `where` by linear interpolation in log x; nan outside of what was measured.
 

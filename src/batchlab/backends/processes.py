@@ -56,6 +56,8 @@ class Processes:
                     yield index_of[future], future.result()
                 if stopping():
                     raise Interrupted
+            pool.shutdown(wait=True)  # a worker's last reports may come after its last result
+            _drain(reports, progress)
         finally:
             stop.set()  # whatever is still under way saves itself and ends
             pool.shutdown(wait=True, cancel_futures=True)

@@ -1,8 +1,12 @@
 """Where does Adam go, and where does SGD?"""
 
-import numpy as np
+from collections.abc import Callable
+from typing import Any
 
-from batchlab.analysis.fits import power_law
+import numpy as np
+import pandas as pd
+
+from batchlab.analysis.fits import exponent
 from batchlab.analysis.intervals import Condition, Interval, mean_interval
 from batchlab.record import WEIGHTS, Axis, Finding, Panel, Table
 from batchlab.spec import Optimizer, Protocol
@@ -123,25 +127,18 @@ class Adam(Study):
 
     def _exponent(self, results: Results, one: Arm) -> Interval:
         """Of distance against epoch, from the first full epoch on, seed by seed."""
-        exponents = []
-        for seed in results.seeds:
-            curve = results.curve(one, seed, "distance", WEIGHTS)
-            if curve is not None and (curve.epoch >= 1).sum() > 1:
-                whole = curve.epoch >= 1
-                exponents.append(power_law(curve.epoch[whole], curve.value[whole]).exponent)
-        return mean_interval(exponents)
+        curves = [results.curve(one, seed, "distance", WEIGHTS) for seed in results.seeds]
+        whole = [(c, c.epoch >= 1) for c in curves if c is not None]
+        return mean_interval([exponent(c.epoch[past], c.value[past]) for c, past in whole])
 
-    def _cosine(self, results: Results, one: Arm, pick: np.ufunc | object) -> Interval:
+    def _cosine(self, results: Results, one: Arm, pick: Callable[..., Any]) -> Interval:
         cosines = np.array([results.final(one, "cosine", layer) for layer in results.layers()])
-        return mean_interval(pick(cosines, axis=0))  # type: ignore[operator]
+        return mean_interval(pick(cosines, axis=0))
 
     def _radius(self, results: Results, one: Arm) -> Interval:
-        ratios = []
-        for seed in results.seeds:
-            curve = results.curve(one, seed, "norm", WEIGHTS)
-            if curve is not None:
-                ratios.append(curve.value[-1] / curve.value[0])
-        return mean_interval(ratios)
+        curves = [results.curve(one, seed, "norm", WEIGHTS) for seed in results.seeds]
+        begun = np.array([np.nan if c is None else c.value[0] for c in curves])
+        return mean_interval(results.final(one, "norm", WEIGHTS) / begun)
 
     def panels(self, results: Results) -> list[Panel]:
         """Distance from the start and from the origin, then cosines by layer."""
@@ -181,8 +178,6 @@ class Adam(Study):
         ]
 
     def _cosines(self, results: Results) -> Panel:
-        import pandas as pd
-
         rows = []
         for one in self.arms(results.protocol).values():
             for place, layer in enumerate(results.layers(), 1):

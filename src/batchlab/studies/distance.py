@@ -3,6 +3,7 @@
 from itertools import product
 
 import numpy as np
+import pandas as pd
 
 from batchlab.analysis.fits import at
 from batchlab.analysis.intervals import Condition, Interval, mean_interval
@@ -128,8 +129,6 @@ class Distance(Study):
         ]
 
     def _cells(self, results: Results) -> Panel:
-        import pandas as pd
-
         rows = []
         for one in self._table_arms(results.protocol):
             last, wide = one.schedule[-1], results.final(one, "distance", WEIGHTS)
@@ -179,8 +178,8 @@ def _ratio_at_same_steps(results: Results, one: Arm, other: Arm) -> Interval:
     for seed in results.seeds:
         a = results.curve(one, seed, "distance", WEIGHTS)
         b = results.curve(other, seed, "distance", WEIGHTS)
-        if a is None or b is None:
-            continue
+        if a is None or b is None or len(a.step) < 3 or len(b.step) < 3:
+            continue  # diverged at once
         step = float(min(a.step[-1], b.step[-1]))
         # Steps may fall between two measurements of the finer run; the start is not on a log axis.
         there = [at(c.step[1:], c.value[1:], step) for c in (a, b)]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from batchlab.analysis.fits import power_law
+from batchlab.analysis.fits import exponent
 from batchlab.analysis.intervals import Condition, mean_interval
 from batchlab.record import Finding, Panel, Table
 from batchlab.spec import CONVENTIONS, Convention, Protocol, Spec, TrialsSpec
@@ -283,12 +283,12 @@ class Gradient(Study):
 
 def norm_exponent(t: Trials) -> float:
     """p of mean norm ~ B^p, over all batch sizes."""
-    return power_law(t.sizes, t.norms.mean(axis=(1, 2))).exponent
+    return exponent(t.sizes, t.norms.mean(axis=(1, 2)))
 
 
 def spread_exponent(t: Trials) -> float:
     """Exponent in B of the norm's standard deviation over its mean."""
-    return power_law(t.sizes, relative_spread(t)).exponent
+    return exponent(t.sizes, relative_spread(t))
 
 
 def relative_spread(t: Trials) -> NDArray[np.float64]:
@@ -337,7 +337,7 @@ def tail_threshold(bins: pd.DataFrame) -> float:
 
 def shape_exponent(t: Trials) -> float:
     """Exponent in B of the mean kurtosis of a pass's raw values."""
-    return power_law(t.sizes, np.nanmean(t.kurtoses, axis=(1, 2))).exponent
+    return exponent(t.sizes, np.nanmean(t.kurtoses, axis=(1, 2)))
 
 
 def _least(bins: pd.DataFrame) -> "pd.Series[float]":
