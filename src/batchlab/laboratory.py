@@ -53,7 +53,10 @@ class Request(Frozen):
 def choose_backend(name: str, workers: int | None, threads: int | None) -> Backend:
     """A backend by name; all cores are used where nothing else is said."""
     one_of("--backend", name, list(BACKENDS))
-    cores = len(os.sched_getaffinity(0))
+    # Fewer than the machine has where this process may not use them all; Linux alone can tell.
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     count = 1 if name == "serial" else workers or cores
     return BACKENDS[name](count, threads or max(1, cores // count))
 
