@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {"spec", "record", "workloads", "probes"},
     "store": {"spec", "record"},
     "backends": set(),
-    "runner": {"engine", "store", "backends", "spec", "record", "workloads"},
+    "runner": {"engine", "store", "backends", "spec", "record"},
     "analysis": {"record"},
     "studies": {"spec", "record", "analysis"},
     "report": {"record"},

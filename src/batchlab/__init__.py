@@ -28,9 +28,9 @@ def train(
     """
     import pandas as pd
 
+    from batchlab.engine.data import load
     from batchlab.engine.train import train as run
     from batchlab.record import Record
-    from batchlab.runner import load
     from batchlab.workloads import workload as find
 
     protocol = find(workload).protocol

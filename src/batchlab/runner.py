@@ -4,7 +4,6 @@ import json
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -12,6 +11,7 @@ import torch
 
 from batchlab import __version__
 from batchlab.backends.base import Backend, Report
+from batchlab.engine.data import load, train_samples
 from batchlab.engine.state import RunState
 from batchlab.engine.train import SAVE_EVERY_S, train
 from batchlab.engine.trials import TrialState, run_trials
@@ -19,8 +19,6 @@ from batchlab.record import BinRecord, Record, TrialRecord
 from batchlab.spec import Spec, TrainSpec, TrialsSpec, UserError
 from batchlab.store.checkpoints import Checkpoints
 from batchlab.store.database import Run, Store
-from batchlab.workloads import workload
-from batchlab.workloads.base import Data
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +98,7 @@ def run_all(
     todo = [s for s in dict.fromkeys([*runs, *starts]) if s.key not in stored or s in starts]
     needed: list[Spec] = [*todo, *missing]
     for name in {_start(s).workload for s in needed}:
-        workload(name).load(site.data_dir)  # data that can't be had are told of now, in one line
+        load(name, site.data_dir, "cpu", "float32")  # can't be had? then told of now, in one line
     done = 0
     for stage in (todo, missing):
         ended = {run.key: run.status for run in store.runs([_start(s).key for s in stage])}
@@ -222,12 +220,6 @@ class _UnderWay:
             ) from None
 
 
-@lru_cache(maxsize=2)
-def load(name: str, data_dir: Path | None, device: str, dtype: str) -> Data:
-    """The workload's data on the device, moved there once a process."""
-    return workload(name).load(data_dir).to(torch.device(device), getattr(torch, dtype))
-
-
 def _run(job: Job, status: str, steps: int, seconds: float) -> Run:
     environment = {
         "batchlab": __version__,
@@ -247,7 +239,7 @@ def _start(spec: Spec) -> TrainSpec:
 
 
 def _samples(spec: Spec) -> int:
-    return workload(_start(spec).workload).protocol.train_samples
+    return train_samples(_start(spec).workload)
 
 
 def _cost(spec: Spec) -> float:
