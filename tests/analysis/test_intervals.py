@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from batchlab.analysis.intervals import Condition, Interval, mean_interval, mean_intervals, together
+from batchlab.analysis.intervals import Condition, Interval, deciding, mean_interval, mean_intervals
 
 
 def test_students_t() -> None:
@@ -68,9 +68,10 @@ def test_all_conditions_must_hold() -> None:
     yes = Condition("x", Interval(1, 0.5, 2, 5), above=0)
     maybe = Condition("x", Interval(1, -0.5, 2, 5), above=0)
     no = Condition("x", Interval(-1, -2, -0.5, 5), above=0)
-    assert together([yes, yes]) == "supported"
-    assert together([yes, maybe]) == "inconclusive"
-    assert together([yes, maybe, no]) == "refuted"
+    assert deciding([yes, yes]) is yes
+    assert deciding([yes, maybe]) is maybe
+    assert deciding([yes, maybe, no]) is no
+    assert (yes.verdict, maybe.verdict, no.verdict) == ("supported", "inconclusive", "refuted")
 
 
 def test_columns_at_once() -> None:

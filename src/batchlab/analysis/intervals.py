@@ -92,14 +92,14 @@ class Condition:
 
 
 MIN_REPETITIONS = 3
+# Of several conditions that must all hold, a refuted one decides, then an inconclusive one.
+DECIDES: tuple[Verdict, ...] = ("refuted", "inconclusive", "supported")
 
 
-def together(conditions: Sequence[Condition]) -> Verdict:
-    """The verdict of a claim that needs them all (an intersection-union test).
+def deciding(conditions: Sequence[Condition]) -> Condition:
+    """The condition whose verdict is that of a claim which needs them all; the first of equals.
 
-    Each condition is tested at full level; no correction is needed, because all must hold.
+    An intersection-union test: each condition is tested at full level, and no correction is
+    needed, because all must hold.
     """
-    verdicts = {c.verdict for c in conditions}
-    if "refuted" in verdicts:
-        return "refuted"
-    return "inconclusive" if "inconclusive" in verdicts else "supported"
+    return min(conditions, key=lambda condition: DECIDES.index(condition.verdict))

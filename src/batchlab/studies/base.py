@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from batchlab.analysis.intervals import Condition, Interval, mean_interval, together
+from batchlab.analysis.intervals import Condition, Interval, deciding, mean_interval
 from batchlab.record import (
     ALL,
     BIASES,
@@ -13,10 +13,8 @@ from batchlab.record import (
     Axis,
     Finding,
     Panel,
-    Rule,
     Section,
     Table,
-    Verdict,
 )
 from batchlab.spec import Protocol, Spec
 from batchlab.studies.article import FINDINGS, POINT, ArticleRun
@@ -26,8 +24,6 @@ EPOCHS = Axis("epoch", "Epoch")
 STEPS = Axis("step", "Step", log=True)
 ACCURACY_START = 0.8
 BELOW_START = f"Points below {ACCURACY_START} are left out."
-# Of several conditions that must all hold, a refuted one decides, then an inconclusive one.
-DECIDES: tuple[Verdict, ...] = ("refuted", "inconclusive", "supported")
 T_TEST = "Student's t interval, 95%, over seeds"
 PAIRED = "Student's t interval, 95%, of differences paired by seed"
 
@@ -95,18 +91,16 @@ class Study(ABC):
         is not the first one, its own words take the place of `measure`. A claim that is not of
         the article's list brings its own words.
         """
-        deciding = min(conditions, key=lambda c: DECIDES.index(c.verdict))
-        if effect is None and deciding is not conditions[0]:
-            measure = deciding.says
-        shown = effect or deciding.interval
-        bounded = np.isfinite(shown.effect)
-        verdict: Verdict = together(conditions)
+        decisive = deciding(conditions)
+        if effect is None and decisive is not conditions[0]:
+            measure = decisive.says
+        shown = effect or decisive.interval
         return Finding(
             id=id,
             study=self.id,
             claim=claim or FINDINGS[id],
-            verdict=verdict,
-            effect=shown.effect if bounded else None,
+            verdict=decisive.verdict,
+            effect=shown.effect if np.isfinite(shown.effect) else None,
             low=shown.low if np.isfinite(shown.low) else None,
             high=shown.high if np.isfinite(shown.high) else None,
             n=shown.n,
@@ -164,7 +158,6 @@ def line_panel(
     ordered: bool = False,
     log: bool = False,
     last_epochs: int | None = None,
-    rules: tuple[Rule, ...] = (),
     says: str = "",
 ) -> Panel:
     """One quantity along the arms, mean and interval over seeds.
@@ -194,7 +187,6 @@ def line_panel(
         ordered=ordered,
         low="low",
         high="high",
-        rules=rules,
         caption=(
             f"{says or title + ' against ' + x.title.lower() + '.'} "
             f"Mean and 95% interval over n = {len(results.seeds)} seeds."

@@ -7,11 +7,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from batchlab.analysis.fits import exponent
-from batchlab.analysis.intervals import Condition, mean_interval
+from batchlab.analysis.intervals import DECIDES, Condition, mean_interval
 from batchlab.record import Finding, Panel, Table
 from batchlab.spec import CONVENTIONS, Convention, Protocol, Spec, TrialsSpec
 from batchlab.studies import article, gradient_panels
-from batchlab.studies.base import DECIDES, T_TEST, Study, number
+from batchlab.studies.base import T_TEST, Study, number
 from batchlab.studies.results import Arm, Results, Trials, arm, phase
 
 # The reading shown first. Only a stepping pass can make the relative spread depend on B, and of
