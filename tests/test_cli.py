@@ -1,5 +1,6 @@
 """The command line as users meet it: JSON on standard output, one line for a user's error."""
 
+import gzip
 import json
 import os
 import signal
@@ -155,6 +156,14 @@ BAD: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
         (*TRAIN, "--workload", "mnist", "--data-dir", "nowhere"),
         ("nowhere",),
     ),
+    "data file altered": (
+        (*TRAIN, "--workload", "mnist", "--data-dir", "altered"),
+        ("train-images-idx3-ubyte", "SHA-256"),
+    ),
+    "data file truncated": (
+        (*TRAIN, "--workload", "mnist", "--data-dir", "truncated"),
+        ("train-images-idx3-ubyte.gz",),
+    ),
     "no store": (("runs", "--store", "nowhere"), ("nowhere", "no store there")),
     "no store for findings": (("findings", "--store", "nowhere"), ("nowhere",)),
     "store not writable": ((*TRAIN, "--store", "file/store"), ("file/store", "not writable")),
@@ -174,6 +183,12 @@ def test_bad_input(name: str, tmp_path: Path, batchlab: Call) -> None:
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / FILE).write_text("no database" * 100)
+    for folder, file, content in (
+        ("altered", "train-images-idx3-ubyte", b"\0\0\x08\x03" + bytes(100)),
+        ("truncated", "train-images-idx3-ubyte.gz", gzip.compress(bytes(1000))[:-9]),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).write_bytes(content)
     Store(tmp_path / "newer").close()
     with sqlite3.connect(tmp_path / "newer" / FILE) as db:
         db.execute(f"PRAGMA user_version = {VERSION + 1}")
