@@ -174,7 +174,13 @@ def trials(
     trials: Annotated[int, typer.Option(min=1, help="draws of samples")] = 50,
     orders: Annotated[int, typer.Option(min=1, help="orders in which each is passed")] = 1,
     samples: Annotated[int, typer.Option(min=1, help="samples of a trial")] = 1024,
+    detailed: Annotated[
+        int, typer.Option(min=0, help="draws in which every layer is measured")
+    ] = 0,
     convention: Annotated[list[str] | None, typer.Option(help="all six by default")] = None,
+    keep_tensors: Annotated[
+        Path | None, typer.Option(help="new directory for the raw summed gradients, as .npy")
+    ] = None,
     seed: Seed = 0,
     backend: BackendName = "serial",
     workers: Workers = None,
@@ -198,8 +204,9 @@ def trials(
         orders=orders,
         learning_rate=start.schedule[-1].learning_rate,
         conventions=tuple(c for c in CONVENTIONS if c in chosen),
+        detailed=min(detailed, trials),
     )
-    how = _How(backend, workers, threads, device, data_dir, save_every)
+    how = _How(backend, workers, threads, device, data_dir, save_every, keep_tensors)
     with _bench(store, how) as bench:
         rows = lab.trials_one(spec, bench)
     if as_json:
@@ -247,6 +254,7 @@ class _How(NamedTuple):
     device: str
     data_dir: Path | None
     save_every: float
+    tensors: Path | None = None
 
 
 @contextmanager
@@ -258,7 +266,7 @@ def _bench(store: Path | None, how: _How) -> Iterator["Bench"]:
     backend = lab.choose_backend(how.backend, how.workers, how.threads)
     device = _device(how.device)
     with lab.open_store(store) as there, Live() as progress, _stopping() as stopping:
-        site = Site(there.root, how.data_dir, device, how.save_every)
+        site = Site(there.root, how.data_dir, device, how.save_every, how.tensors)
         yield lab.Bench(there, backend, site, progress, stopping)
 
 

@@ -143,21 +143,31 @@ def train_one(spec: TrainSpec, bench: Bench) -> dict[str, Any]:
 def trials_one(spec: TrialsSpec, bench: Bench) -> list[dict[str, Any]]:
     """Run gradient trials, unless they are stored; a row a batch size and convention.
 
-    Raises `UserError` where the run that they start from diverged.
+    Raises `UserError` where the run that they start from diverged, or where raw gradients are to
+    be kept of trials that are stored already.
     """
-    bench.run([spec])
     store = bench.store
+    stored = store.keys()
+    if bench.site.tensors is not None and spec.key in stored:
+        raise UserError(
+            "--keep-tensors: these trials are in the store already, without their gradients; name "
+            "another --store"
+        )
+    bench.run([spec])
     start = store.runs([spec.start.key])[0]
     if start.status == "diverged":
         raise UserError(
             f"--after: that run diverged at step {start.steps}; choose a lower learning rate"
         )
     frame, bins = store.trials([spec.key]), store.bins([spec.key])
-    layer = str(frame["layer"].iloc[0])
     rows = []
     for convention in spec.conventions:
-        chosen = (part[part["convention"] == convention] for part in (frame, bins))
-        rows += _trial_rows(Trials.of(*chosen), convention, layer)
+        trials = Trials(*(part[part["convention"] == convention] for part in (frame, bins)))
+        rows += [
+            row
+            for layer in reversed(trials.layers)
+            for row in _layer_rows(trials, convention, layer)
+        ]
     return rows
 
 
@@ -221,24 +231,28 @@ def finite(value: float | None) -> float | None:
     return float(value) if value is not None and np.isfinite(value) else None
 
 
-def _trial_rows(trials: Trials, convention: str, layer: str) -> list[dict[str, Any]]:
+def _layer_rows(trials: Trials, convention: str, layer: str) -> list[dict[str, Any]]:
     """The exponent and its interval are the convention's: over draws, at all batch sizes."""
+    norms_ZDO = trials.values("norm", layer)
+    kurtosis_Z = np.full(len(trials.sizes), np.nan)
+    if layer == trials.layers[-1]:
+        kurtosis_Z = trials.kurtoses.mean(axis=(1, 2))
     fitted = None
     if len(trials.sizes) > 1:
-        norms_ZD = trials.norms.mean(axis=2)
-        fitted = mean_interval([exponent(trials.sizes, norms) for norms in norms_ZD.T])
+        by_draw = norms_ZDO.mean(axis=2).T
+        fitted = mean_interval([exponent(trials.sizes, norms) for norms in by_draw])
     return [
         {
             "batch_size": int(size),
             "convention": convention,
             "layer": layer,
-            "norm_mean": float(norms.mean()),
-            "norm_std": float(norms.std(ddof=1)) if norms.size > 1 else None,
-            "kurtosis_mean": finite(np.nanmean(kurtoses)),
+            "norm_mean": finite(norms.mean()),
+            "norm_std": finite(norms.std(ddof=1)) if norms.size > 1 else None,
+            "kurtosis_mean": finite(kurtosis),
             "exponent": fitted and finite(fitted.effect),
             "exponent_low": fitted and finite(fitted.low),
             "exponent_high": fitted and finite(fitted.high),
             "n": int(norms.size),
         }
-        for size, norms, kurtoses in zip(trials.sizes, trials.norms, trials.kurtoses, strict=True)
+        for size, norms, kurtosis in zip(trials.sizes, norms_ZDO, kurtosis_Z, strict=True)
     ]

@@ -12,6 +12,9 @@ Mark = Literal["line", "point", "ridge", "cells"]
 WEIGHTS = "weights"  # all parameters of two or more dimensions, as one vector
 BIASES = "biases"  # all others
 ALL = "all"  # a quantity of the whole model, not of a layer
+# Trial records that are no pass's, but of a draw's samples at the starting weights:
+PER_SAMPLE = "per-sample"  # on their own gradients
+FIRST_ORDER = "first-order"  # the moments from which first-order theory predicts a pass
 
 
 class Reading(NamedTuple):
@@ -63,6 +66,7 @@ class Finding:
     `effect` with its 95% interval `low` to `high` is the quantity named by `measure`; `n` counts
     the independent repetitions the interval is over. `convention` is the reading of the article
     it holds under, `None` where there is only one. `reason` spells out every condition tested.
+    Where `cannot` says why no measurement could support the claim, it was measured all the same.
     """
 
     id: str
@@ -80,6 +84,7 @@ class Finding:
     reason: str
     article: str  # what the article says, in numbers where it has them
     listed: bool  # one of the article's twelve
+    cannot: str | None = None  # the identity by which it can't hold under its convention, if any
 
     def json(self) -> dict[str, Any]:
         """A JSON object; the keys are the field names."""

@@ -3,6 +3,7 @@
 import json
 import platform
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -14,11 +15,12 @@ from batchlab.backends.base import Backend, Report
 from batchlab.engine.data import load, train_samples
 from batchlab.engine.state import RunState
 from batchlab.engine.train import SAVE_EVERY_S, train
-from batchlab.engine.trials import TrialState, run_trials
+from batchlab.engine.trials import TrialState, last_weight, run_trials
 from batchlab.record import BinRecord, Record, TrialRecord
 from batchlab.spec import Spec, TrainSpec, TrialsSpec, UserError
 from batchlab.store.checkpoints import Checkpoints
 from batchlab.store.database import Run, Store
+from batchlab.store.tensors import TensorFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class Site:
     data_dir: Path | None
     device: str
     save_every_s: float = SAVE_EVERY_S
+    tensors: Path | None = None  # where trials leave their raw gradients, if anywhere
 
     def checkpoints(self) -> Checkpoints | None:
         """Ends of runs that others start from."""
@@ -167,17 +170,26 @@ def _trials(job: Job, spec: TrialsSpec, report: Report) -> Outcome:
     under_way = _UnderWay(site.partial(), spec.key)
     begun = under_way.load(TrialState.from_parts)
     steps = spec.step_count(len(data.train_x))
-    if begun is not None:
-        report(steps // spec.trials * begun.done)
-    end = run_trials(
-        spec,
-        start,
-        data,
-        begun=begun,
-        tick=report,
-        save=under_way.save,
-        save_every_s=site.save_every_s,
-    )
+    with ExitStack() as open_files:
+        keep = None
+        if site.tensors is not None:
+            name, weight = last_weight(spec.start, data)
+            keep = TensorFiles(site.tensors, spec, name, (weight.shape[0], weight.shape[1]))
+            open_files.enter_context(keep)
+            if not keep.resumed:
+                begun = None  # the gradients of the passes done are not in these files
+        if begun is not None:
+            report(steps // spec.trials * begun.done)
+        end = run_trials(
+            spec,
+            start,
+            data,
+            begun=begun,
+            tick=report,
+            save=under_way.save,
+            save_every_s=site.save_every_s,
+            keep=keep,
+        )
     run = _run(job, "finished", steps, end.seconds)
     return Outcome(run, trials=end.records, bins=end.bins())
 

@@ -207,6 +207,9 @@ class TrainSpec(Frozen):
                 )
 
 
+LEAST_DETAILED = 4  # samples a draw: moments are estimated from the two halves' pairs
+
+
 class TrialsSpec(Frozen):
     """Gradient trials from the end of a training run.
 
@@ -214,6 +217,8 @@ class TrialsSpec(Frozen):
     every batch size, each from the same start (common random numbers). Every draw is passed in
     `orders` different orders. A batch size that does not divide `samples` keeps its last short
     batch. All conventions of a pass come from one trajectory, so they are named, not re-run.
+    In the first `detailed` draws every layer is measured, in the others the last one alone; these
+    draws also measure directions, the samples' own gradients and the first-order theory.
     """
 
     kind: Literal["trials"] = "trials"
@@ -224,6 +229,7 @@ class TrialsSpec(Frozen):
     orders: Count = 1
     learning_rate: PositiveFloat
     conventions: tuple[Convention, ...] = Field(default=CONVENTIONS, min_length=1)
+    detailed: Annotated[int, Field(ge=0)] = 0
 
     @field_validator("batch_sizes")
     @classmethod
@@ -248,6 +254,11 @@ class TrialsSpec(Frozen):
             raise UserError(
                 f"{self.samples} samples a trial are more than the {samples} training samples "
                 f"of {self.start.workload}; choose 1 to {samples}"
+            )
+        if self.detailed and self.samples < LEAST_DETAILED:
+            raise UserError(
+                f"{self.samples} samples a trial are too few for detailed draws; choose "
+                f"{LEAST_DETAILED} or more, or no detailed draws"
             )
         for size in self.batch_sizes:
             if size > self.samples:
@@ -289,7 +300,9 @@ class Protocol(Frozen):
     trial_batch_sizes: tuple[Count, ...]
     trial_samples: Count
     draws: Count
-    orders: Count
+    detailed: Count  # of the draws: those in which every layer is measured, and directions
+    crossed: Count  # so many draws, each in as many orders: what either adds to the spread
+    crossed_batch_sizes: tuple[Count, ...]
     weight_decays: tuple[PositiveFloat, ...]  # decoupled, for AdamW
 
     def smoke(self) -> Self:
@@ -298,8 +311,9 @@ class Protocol(Frozen):
             update={
                 "epochs": max(3, self.epochs // 10),
                 "early_epochs": 1,
-                "draws": 3,
-                "orders": min(self.orders, 2),
+                "draws": 4,
+                "detailed": 3,
+                "crossed": 3,
             }
         )
 

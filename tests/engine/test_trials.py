@@ -11,6 +11,7 @@ from batchlab.engine.draws import trial_draw
 from batchlab.engine.state import RunState
 from batchlab.engine.train import initial_model, train
 from batchlab.engine.trials import TrialState, run_trials
+from batchlab.record import FIRST_ORDER, PER_SAMPLE
 from batchlab.spec import CONVENTIONS, Convention, TrialsSpec, UserError
 from tests import toy
 
@@ -141,12 +142,118 @@ def test_one_batch_of_all_samples_makes_the_readings_one(start: RunState) -> Non
 
 
 def test_neighbours_do_not_matter(start: RunState, monkeypatch: pytest.MonkeyPatch) -> None:
-    together = norms(trials(), start)
-    monkeypatch.setattr("batchlab.engine.trials.STACK_BYTES", 1)
-    alone = norms(trials(), start)
-    assert together.keys() == alone.keys()
-    for key, value in together.items():
-        assert value == pytest.approx(alone[key], rel=1e-12)
+    spec = trials(detailed=1)
+    alone = run_trials(spec, start, toy.data(torch.float64))
+    monkeypatch.setattr("batchlab.engine.trials._side_by_side", lambda *_: 4)
+    together = run_trials(spec, start, toy.data(torch.float64))
+    found = [{tuple(r[:6]): r.value for r in state.records} for state in (alone, together)]
+    assert found[0].keys() == found[1].keys()
+    for key, value in found[0].items():
+        assert found[1][key] == pytest.approx(value, rel=1e-9, abs=1e-12, nan_ok=True), key
+
+
+def test_threads_do_not_matter_to_the_bit(start: RunState) -> None:
+    threads = torch.get_num_threads()
+    told = []
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        try:
+            state = run_trials(trials(detailed=1), start, toy.data(torch.float64))
+            assert torch.get_num_threads() == count
+        finally:
+            torch.set_num_threads(threads)
+        told.append((repr(state.records), state.bins()))
+    assert told[0] == told[1]
+
+
+def test_the_draw_and_the_order_are_crossed() -> None:
+    draws = [[trial_draw(0, draw, order, 24, 50) for order in range(3)] for draw in range(2)]
+    for same in draws:
+        assert len({tuple(rows.tolist()) for rows in same}) == 3
+        assert len({tuple(rows.sort().values.tolist()) for rows in same}) == 1
+    # the places are exchanged in the same way in both draws
+    place = {int(row): k for k, row in enumerate(draws[0][0])}
+    moved = [place[int(row)] for row in draws[0][1]]
+    assert torch.equal(draws[1][0][moved], draws[1][1])
+
+
+def test_detailed_draws(start: RunState) -> None:
+    spec = trials(detailed=2)
+    state = run_trials(spec, start, toy.data(torch.float64))
+    every = {"0.weight", "2.weight", "4.weight"}
+    for draw in range(3):
+        of = [r for r in state.records if r.draw == draw]
+        assert {r.layer for r in of if r.name == "norm"} == (every if draw < 2 else {"4.weight"})
+        own = {r.name for r in of if r.convention == PER_SAMPLE}
+        assert ("diversity" in own) == (draw < 2)
+        assert ({r.name for r in of if r.convention == FIRST_ORDER} != set()) == (draw < 2)
+    cosines = {
+        (r.batch_size, r.name): r.value for r in state.records if r.name.startswith("cosine to")
+    }
+    assert len(cosines) == len(SIZES) * (len(SIZES) - 1) / 2
+    assert all(-1 <= value <= 1 for value in cosines.values())
+    pairs = sum(b.frequency for b in state.bins() if b.convention == PER_SAMPLE)
+    assert pairs == 2 * SAMPLES * (SAMPLES - 1) / 2
+    # the last layer's numbers do not depend on what else is measured
+    plain = run_trials(trials(), start, toy.data(torch.float64)).records
+    found = {tuple(r[:6]): r.value for r in state.records}
+    for r in plain:
+        assert found[tuple(r[:6])] == pytest.approx(r.value, rel=1e-12, nan_ok=True)
+
+
+def test_the_samples_own_gradients_are_the_sum_of_a_batch_of_all(start: RunState) -> None:
+    """Over one batch the sum's norm is what the diversity has in its denominator."""
+    state = run_trials(trials(detailed=1), start, toy.data(torch.float64))
+    own = {(r.layer, r.name): r.value for r in state.records if r.convention == PER_SAMPLE}
+    assert own["all", "diversity"] == pytest.approx(1 + own["all", "noise_scale"], rel=1e-12)
+    square = own["all", "gradient_square"] + own["all", "noise_trace"] / SAMPLES
+    data = toy.data(torch.float64)
+    model = initial_model(START, data)
+    model.load_state_dict(start.group("model"))
+    rows = trial_draw(START.seed, 0, 0, SAMPLES, toy.SAMPLES)
+    loss = F.cross_entropy(model(data.train_x[rows]), data.train_y[rows])
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    assert square == pytest.approx(sum(float(g.square().sum()) for g in gradients), rel=1e-10)
+
+
+def test_directions(start: RunState) -> None:
+    """Against the full-data gradient and between batch sizes, from the gradients themselves."""
+    kept: dict[tuple[int, int, int, str], torch.Tensor] = {}
+
+    def keep(size: int, draw: int, order: int, convention: Convention, g: torch.Tensor) -> None:
+        kept[size, draw, order, convention] = g.clone().flatten()
+
+    data = toy.data(torch.float64)
+    state = run_trials(trials(detailed=1), start, data, keep=keep)
+    assert len(kept) == len(SIZES) * 3 * 2 * len(CONVENTIONS)
+    model = initial_model(START, data)
+    model.load_state_dict(start.group("model"))
+    loss = F.cross_entropy(model(data.train_x), data.train_y)
+    full = torch.autograd.grad(loss, list(model.parameters())[-2])[0].flatten()
+    checked = 0
+    for r in state.records:
+        mine = kept.get((r.batch_size, r.draw, r.order, r.convention))
+        if mine is None or r.layer != "4.weight" or not r.name.startswith("cosine"):
+            continue
+        to = r.name.removeprefix("cosine to ")
+        other = full if r.name == "cosine" else kept[int(to), r.draw, r.order, r.convention]
+        if not (mine.any() and other.any()):  # the zero vector has no direction
+            assert np.isnan(r.value)
+            continue
+        assert r.value == pytest.approx(float(F.cosine_similarity(mine, other, dim=0)), rel=1e-9)
+        checked += 1
+    assert checked > len(SIZES) * 6 * 2
+
+
+def test_a_pass_that_diverges_is_told_of(start: RunState) -> None:
+    spec = trials(learning_rate=1e200, batch_sizes=(1, 24))
+    state = run_trials(spec, start, toy.data(torch.float64))
+    norms = {(r.batch_size, r.convention): r.value for r in state.records if r.name == "norm"}
+    assert not np.isfinite(norms[1, "mean-stepping"])
+    assert np.isfinite(norms[24, "mean-stepping"])
+    counted = {(b.batch_size, b.convention) for b in state.bins()}
+    assert (1, "mean-stepping") not in counted
+    assert (24, "mean-stepping") in counted
 
 
 def test_conventions_and_histograms(start: RunState) -> None:
@@ -166,12 +273,10 @@ def test_no_trials_from_a_diverged_run(start: RunState) -> None:
         run_trials(trials(), broken, toy.data(torch.float64))
 
 
-def test_interrupted_is_uninterrupted_to_the_bit(
-    start: RunState, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("batchlab.engine.trials.STACK_BYTES", 5000)  # two passes side by side
+def test_interrupted_is_uninterrupted_to_the_bit(start: RunState) -> None:
     data = toy.data(torch.float64)
-    whole = run_trials(trials(), start, data)
+    spec = trials(detailed=1)
+    whole = run_trials(spec, start, data)
     kept: list[TrialState] = []
     state: TrialState | None = None
     stops = 0
@@ -186,11 +291,11 @@ def test_interrupted_is_uninterrupted_to_the_bit(
         def tick(_: int) -> None:
             nonlocal ticks
             ticks += 1
-            if ticks == len(SIZES) + 2:  # in the middle of the second chunk
+            if ticks == 3:
                 raise InterruptedError
 
         try:
-            end = run_trials(trials(), start, data, begun=state, tick=tick, save=save)
+            end = run_trials(spec, start, data, begun=state, tick=tick, save=save)
             break
         except InterruptedError:
             state = kept[-1]

@@ -20,7 +20,14 @@ NO_BINS = pd.DataFrame(columns=["batch_size", "low", "high", "frequency"])
 
 
 def trials(norms: np.ndarray, bins: pd.DataFrame = NO_BINS) -> Trials:
-    return Trials(SIZES, norms, 3 * SIZES[:, None, None] ** 0.2 + 0 * norms, bins)
+    kurtoses = 3 * SIZES[:, None, None] ** 0.2 + 0 * norms
+    rows = [
+        (int(SIZES[k]), draw, order, "top", name, value)
+        for name, values in (("norm", norms), ("kurtosis", kurtoses))
+        for (k, draw, order), value in np.ndenumerate(values)
+    ]
+    columns = ["batch_size", "draw", "order", "layer", "name", "value"]
+    return Trials(pd.DataFrame(rows, columns=columns), bins)
 
 
 def test_exponents() -> None:
@@ -39,12 +46,13 @@ def test_exponents() -> None:
 @pytest.mark.parametrize(("between", "within"), [(1.0, 0.5), (0.0, 1.0), (2.0, 0.0)])
 def test_spread_by_draw_is_what_orders_share(between: float, within: float) -> None:
     g = np.random.default_rng(1)
-    norms = 20 + between * g.normal(size=(4, 4000, 1)) + within * g.normal(size=(4, 4000, 2))
+    norms = 20 + between * g.normal(size=(4, 4000, 1)) + within * g.normal(size=(4, 4000, 3))
     assert draw_spread(trials(norms), 8) == pytest.approx(between / 20, abs=0.006)
 
 
 def test_one_order_cannot_tell_draw_from_order() -> None:
-    assert np.isnan(draw_spread(trials(np.ones((4, 5, 1))), 1))
+    with pytest.raises(ValueError, match="orders"):
+        draw_spread(trials(np.arange(20.0).reshape(4, 5, 1) + 1), 1)
 
 
 def test_tail() -> None:

@@ -26,7 +26,12 @@ def bench(store: Store) -> lab.Bench:
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[lab.Request, Store]]:
     protocol = workload("digits").protocol.smoke()
-    small = {"trial_batch_sizes": (1, 3, 16, 64), "trial_samples": 64, "epochs": 2}
+    small = {
+        "trial_batch_sizes": (1, 3, 8, 32, 64),
+        "crossed_batch_sizes": (1, 8, 64),
+        "trial_samples": 64,
+        "epochs": 2,
+    }
     protocol = protocol.model_copy(update={**small, "tiny": 4})
     request = lab.Request(protocol=protocol, seeds=SEEDS, studies=tuple(STUDIES))
     with Store(tmp_path_factory.mktemp("smoke")) as store:
@@ -135,7 +140,9 @@ def test_specs_are_the_articles(protocol: Protocol) -> None:
         assert schedule in schedules
     trials = [s for s in specs if isinstance(s, TrialsSpec)]
     assert {s.start.schedule[0].epochs for s in trials} == {2, 30}
-    assert all(len(s.batch_sizes) == 15 and s.samples == 1024 for s in trials)
+    assert {len(s.batch_sizes) for s in trials if s.orders == 1} == {15}
+    assert {s.orders == s.draws for s in trials if len(s.batch_sizes) < 15} == {True}
+    assert {s.samples for s in trials} == {1024}
     for spec in specs:
         spec.check(p.train_samples)
 

@@ -24,8 +24,8 @@ def epoch_order(seed: int, epoch: int, samples: int) -> torch.Tensor:
 def trial_draw(seed: int, draw: int, order: int, count: int, samples: int) -> torch.Tensor:
     """`count` of `samples` indices without replacement: int64 (count).
 
-    The set depends on `draw` alone; `order` says in which of its orders it is passed.
+    The set depends on `draw` alone, and the permutation of its places on `order` alone: draws
+    and orders are crossed, so that what either does to a trial can be told apart.
     """
     chosen = torch.randperm(samples, generator=generator(seed, "draw", draw))[:count]
-    shuffle = torch.randperm(count, generator=generator(seed, f"draw {draw} order", order))
-    return chosen[shuffle]
+    return chosen[torch.randperm(count, generator=generator(seed, "trial order", order))]

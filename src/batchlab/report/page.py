@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from batchlab.record import Section
 from batchlab.report import export, palette
-from batchlab.report.claims import VERDICTS, claims, counts, readings
+from batchlab.report.claims import STANDINGS, VERDICTS, claims, columns, counts, standing
 from batchlab.report.files import write
 from batchlab.report.numbers import interval, number
 from batchlab.report.specs import Specs, specs
@@ -97,7 +97,10 @@ def _render(
         listed=listed,
         counts=counts(listed),
         verdicts=VERDICTS,
-        readings=readings,
+        places={claim.headline.id: i for i, claim in enumerate(listed, 1)},
+        columns=columns,
+        standing=standing,
+        standings=STANDINGS,
         meta={key: value for key, value in meta.items() if key not in ("title", "lead")},
         title=meta["title"],
         lead=meta["lead"],

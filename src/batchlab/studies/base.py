@@ -84,6 +84,7 @@ class Study(ABC):
         claim: str | None = None,
         convention: str | None = None,
         effect: Interval | None = None,
+        cannot: str | None = None,
     ) -> Finding:
         """A finding whose verdict is that of all its conditions together.
 
@@ -111,6 +112,7 @@ class Study(ABC):
             reason="; ".join(str(c) for c in conditions),
             article=article,
             listed=id in FINDINGS,
+            cannot=cannot,
         )
 
 

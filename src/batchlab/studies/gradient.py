@@ -8,22 +8,32 @@ from numpy.typing import NDArray
 
 from batchlab.analysis.fits import exponent
 from batchlab.analysis.intervals import DECIDES, Condition, mean_interval
+from batchlab.analysis.variance import components
 from batchlab.record import Finding, Panel, Table
-from batchlab.spec import CONVENTIONS, Convention, Protocol, Spec, TrialsSpec
+from batchlab.spec import CONVENTIONS, Convention, Protocol
 from batchlab.studies import article, gradient_panels
-from batchlab.studies.base import T_TEST, Study, number
-from batchlab.studies.results import Arm, Results, Trials, arm, phase
+from batchlab.studies.base import T_TEST, number
+from batchlab.studies.results import Results, Trials
+from batchlab.studies.trials import HEADLINE, HEADLINE_FIRST, TrialsStudy
 
-# The reading shown first. Only a stepping pass can make the relative spread depend on B, and of
-# the stepping sums only the sum of batch sums can grow with B; the page shows all six.
-HEADLINE: Convention = "sum-stepping"
 # The last step's samples are chosen by the order, not by the draw: no split of the spread there.
 PASSES: tuple[Convention, ...] = tuple(c for c in CONVENTIONS if not c.endswith("last"))
 # Under a frozen sum nothing depends on B but rounding; a trend must be larger than this to count.
 NEGLIGIBLE = 0.01
+# Identities: under these readings no measurement could support any of the claims.
+CANNOT: dict[Convention, str] = {
+    "mean-frozen": (
+        "At frozen weights the sum of the batches' mean gradients is 1/B times one and the same "
+        "sum, whatever the model: its norm falls, its relative spread and its shape stay."
+    ),
+    "sum-frozen": (
+        "At frozen weights the sum of the batches' summed gradients is the same sum at every batch "
+        "size, whatever the model."
+    ),
+}
 
 
-class Gradient(Study):
+class Gradient(TrialsStudy):
     """Gradient trials at an early and a late checkpoint, under every reading of the article."""
 
     id = "gradient"
@@ -33,42 +43,12 @@ class Gradient(Study):
         "model moves less than with small ones?"
     )
 
-    def arms(self, protocol: Protocol) -> dict[str, Arm]:
-        """The two checkpoints, both of the large batch."""
-        return {
-            "early": arm(phase(protocol, protocol.large, protocol.early_epochs)),
-            "late": arm(phase(protocol, protocol.large)),
-        }
-
-    def trials(self, protocol: Protocol, regime: str, seed: int) -> TrialsSpec:
-        """The trials of one regime, started from one seed's checkpoint."""
-        return TrialsSpec(
-            start=self.arms(protocol)[regime].spec(protocol, seed),
-            batch_sizes=protocol.trial_batch_sizes,
-            samples=protocol.trial_samples,
-            draws=protocol.draws,
-            orders=protocol.orders,
-            learning_rate=protocol.learning_rate,
-        )
-
-    def specs(self, protocol: Protocol, seeds: int) -> list[Spec]:
-        """The runs to both checkpoints, and the trials from there."""
-        regimes = self.arms(protocol)
-        trials = [self.trials(protocol, r, seed) for seed in range(seeds) for r in regimes]
-        return [*super().specs(protocol, seeds), *trials]
-
-    def measured(self, results: Results, regime: str, convention: str) -> list[Trials]:
-        """The trials of one regime under one convention, one entry a seed that has them."""
-        keys = [self.trials(results.protocol, regime, seed).key for seed in results.seeds]
-        return [t for key in keys if (t := results.trials(key, convention)) is not None]
-
     def findings(self, results: Results) -> list[Finding]:
         """Every claim under every convention, the headline's first; both regimes must agree."""
-        order = [HEADLINE, *(c for c in CONVENTIONS if c != HEADLINE)]
         return [
             finding
             for make in (self._grows, self._root, self._spread, self._draw, self._tail, self._shape)
-            for convention in order
+            for convention in HEADLINE_FIRST
             if (finding := make(results, convention)) is not None
         ]
 
@@ -80,12 +60,15 @@ class Gradient(Study):
         effect: Callable[[Trials], float],
         above: float = -np.inf,
         below: float = np.inf,
+        *,
+        crossed: bool = False,
     ) -> list[Condition]:
         """The same demand on the early and on the late regime."""
+        measured = self.measured_crossed if crossed else self.measured
         return [
             Condition(
                 f"{regime}: {says}",
-                mean_interval([effect(t) for t in self.measured(results, regime, convention)]),
+                mean_interval([effect(t) for t in measured(results, regime, convention)]),
                 above,
                 below,
             )
@@ -116,6 +99,7 @@ class Gradient(Study):
             claim=claim,
             convention=convention,
             test=T_TEST + "; early and late must both hold",
+            cannot=CANNOT.get(convention),
         )
 
     def _grows(self, results: Results, convention: Convention) -> Finding:
@@ -158,11 +142,13 @@ class Gradient(Study):
         def strongly(t: Trials) -> float:
             return draw_spread(t, t.sizes.max()) - 2 * draw_spread(t, t.sizes.min())
 
-        sizes = results.protocol.trial_batch_sizes
+        sizes = results.protocol.crossed_batch_sizes
         measure = f"spread by draw over mean norm, at {max(sizes)} minus at {min(sizes)}"
-        conditions = self._conditions(results, convention, f"{measure}, is above 0", excess, 0)
+        conditions = self._conditions(
+            results, convention, f"{measure}, is above 0", excess, 0, crossed=True
+        )
         says = measure.replace(" minus at", " minus twice that at") + ", is above 0"
-        conditions += self._conditions(results, convention, says, strongly, 0)
+        conditions += self._conditions(results, convention, says, strongly, 0, crossed=True)
         return self._claim(
             results,
             convention,
@@ -242,8 +228,7 @@ class Gradient(Study):
                 rows=tuple(rows),
                 caption=(
                     "Mean ± half of the 95% interval over n seeds, each with "
-                    f"{results.protocol.draws * results.protocol.orders} passes at every batch "
-                    "size."
+                    f"{results.protocol.draws} passes at every batch size."
                 ),
             )
         ]
@@ -262,8 +247,9 @@ class Gradient(Study):
             "With frozen weights the mean's sum falls as 1/B and the sum's does not depend on B, "
             "whatever the model: no measurement could find otherwise. Stepping, the rate times "
             "the mean's sum is the way the layer has gone.",
-            f"Each seed's checkpoint has {p.draws} draws of {p.trial_samples:,} samples, each "
-            f"passed in {p.orders} orders, the same at every batch size (common random numbers).",
+            f"Each seed's checkpoint has {p.draws:,} draws of {p.trial_samples:,} samples, the "
+            "same at every batch size (common random numbers); what the draw adds to the spread is "
+            f"from the first {p.crossed} of them, each passed in the same {p.crossed} orders.",
         ]
         if uneven:
             sizes = ", ".join(str(b) for b in uneven)
@@ -283,7 +269,7 @@ class Gradient(Study):
 
 def norm_exponent(t: Trials) -> float:
     """p of mean norm ~ B^p, over all batch sizes."""
-    return exponent(t.sizes, t.norms.mean(axis=(1, 2)))
+    return exponent(t.sizes, t.means)
 
 
 def spread_exponent(t: Trials) -> float:
@@ -293,24 +279,16 @@ def spread_exponent(t: Trials) -> float:
 
 def relative_spread(t: Trials) -> NDArray[np.float64]:
     """Standard deviation over mean of the norm, over all passes, by batch size."""
-    flat = t.norms.reshape(len(t.sizes), -1)
-    spread: NDArray[np.float64] = flat.std(axis=1, ddof=1) / flat.mean(axis=1)
-    return spread
+    return t.deviations / t.means
 
 
 def draw_spread(t: Trials, size: int) -> float:
-    """Standard deviation of the norm between draws, over its mean, at one batch size.
+    """Standard deviation of the norm that the draw adds, over its mean, at one batch size.
 
-    The one-way random-effects estimate: variance between draws = (MS between - MS within) /
-    orders, at least 0. With one order the two can't be told apart: nan.
+    From crossed trials: the draw's component of variance, at least 0, whatever the order.
     """
     norms_DO = t.norms[list(t.sizes).index(size)]
-    orders = norms_DO.shape[1]
-    if orders < 2:
-        return float("nan")
-    between = orders * norms_DO.mean(axis=1).var(ddof=1)
-    within = norms_DO.var(axis=1, ddof=1).mean()
-    return float(np.sqrt(max(0.0, between - within) / orders) / norms_DO.mean())
+    return float(np.sqrt(max(0.0, components(norms_DO).draw)) / norms_DO.mean())
 
 
 def tail_decades(t: Trials) -> float:

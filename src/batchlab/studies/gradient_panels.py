@@ -1,7 +1,6 @@
 """The gradient study's figures: statistics here, drawing elsewhere."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,9 +10,8 @@ from scipy import stats
 from batchlab.record import Axis, Panel
 from batchlab.spec import Convention
 from batchlab.studies.results import Trials
+from batchlab.studies.trials import REGIME, SIZE, by_size, counted
 
-SIZE = Axis("batch_size", "Batch size", log=True)
-REGIME = Axis("regime", "Regime")
 RIDGE_POINTS = 120
 
 
@@ -34,7 +32,7 @@ def norm(regimes: Mapping[str, Sequence[Trials]]) -> Panel:
         series=REGIME,
         low="low",
         high="high",
-        caption=f"Sum-stepping. Bars: one standard deviation. {_counts(regimes)}",
+        caption=f"Sum-stepping. Bars: one standard deviation. {counted(regimes)}",
     )
 
 
@@ -43,15 +41,14 @@ def scaled_spread(regimes: Mapping[str, Sequence[Trials]]) -> Panel:
     rows = []
     for regime, trials in regimes.items():
         for one in trials:
-            means = one.norms.mean(axis=(1, 2))
-            scaled = one.norms.std(axis=(1, 2), ddof=1) * means[-1] / means
+            scaled = one.deviations * one.means[-1] / one.means
             rows += [(b, regime, s) for b, s in zip(one.sizes, scaled, strict=True)]
-    return _by_size(
+    return by_size(
         rows,
         "gradient-scaled-spread",
         "Spread of the norm at equal mean",
         "Standard deviation, scaled by the largest batch's mean over its own",
-        f"Sum-stepping. {_counts(regimes)} Mean and range over seeds.",
+        f"Sum-stepping. {counted(regimes)} Mean and range over seeds.",
         "regime",
     )
 
@@ -61,16 +58,15 @@ def norm_by_convention(readings: Mapping[Convention, Sequence[Trials]], regime: 
     rows = []
     for convention, trials in readings.items():
         for one in trials:
-            means = one.norms.mean(axis=(1, 2))
-            grown = means / means[0]
+            grown = one.means / one.means[0]
             rows += [(b, convention, g) for b, g in zip(one.sizes, grown, strict=True)]
-    return _by_size(
+    return by_size(
         rows,
         f"gradient-norm-conventions-{regime}",
         f"Mean norm under every reading, {regime}",
         "Mean norm over that at the smallest batch size",
         "Mean and range over seeds; the square root that the article reports would be a line "
-        f"from 1 to 32 at 1,024. {_counts(readings)}",
+        f"from 1 to 32 at 1,024. {counted(readings)}",
         "reading",
         log=True,
     )
@@ -81,14 +77,14 @@ def spread_by_convention(readings: Mapping[Convention, Sequence[Trials]], regime
     rows = []
     for convention, trials in readings.items():
         for one in trials:
-            spread = one.norms.std(axis=(1, 2), ddof=1) / one.norms.mean(axis=(1, 2))
+            spread = one.deviations / one.means
             rows += [(b, convention, s) for b, s in zip(one.sizes, spread, strict=True)]
-    return _by_size(
+    return by_size(
         rows,
         f"gradient-spread-conventions-{regime}",
         f"Relative spread under every reading, {regime}",
         "Standard deviation over mean of the norm",
-        f"Mean and range over seeds. {_counts(readings)}",
+        f"Mean and range over seeds. {counted(readings)}",
         "reading",
         log=True,
     )
@@ -159,40 +155,13 @@ def kurtosis(regimes: Mapping[str, Sequence[Trials]]) -> Panel:
         for one in trials:
             means = np.nanmean(one.kurtoses, axis=(1, 2))
             rows += [(b, regime, k) for b, k in zip(one.sizes, means, strict=True)]
-    return _by_size(
+    return by_size(
         rows,
         "gradient-kurtosis",
         "Kurtosis of the raw gradient values",
         "Mean kurtosis of a pass (a normal has 3)",
-        f"Sum-stepping. Mean and range over seeds. {_counts(regimes)}",
+        f"Sum-stepping. Mean and range over seeds. {counted(regimes)}",
         "regime",
-    )
-
-
-def _by_size(
-    rows: Sequence[tuple[int, str, float]],
-    id: str,
-    title: str,
-    y: str,
-    caption: str,
-    series: str,
-    *,
-    log: bool = False,
-) -> Panel:
-    frame = pd.DataFrame(rows, columns=["batch_size", series, "value"])
-    grouped = frame.groupby(["batch_size", series], sort=False)["value"]
-    band = grouped.agg(mean="mean", low="min", high="max").reset_index()
-    return Panel(
-        id=id,
-        title=title,
-        mark="line",
-        frame=band,
-        x=SIZE,
-        y=Axis("mean", y, log=log),
-        series=Axis(series, series.capitalize()),
-        low="low",
-        high="high",
-        caption=caption,
     )
 
 
@@ -204,9 +173,3 @@ def _pooled(trials: Sequence[Trials]) -> list[tuple[int, NDArray[np.float64]]]:
 def _some(sizes: NDArray[np.int64]) -> list[int]:
     """The powers of two: enough to see a trend, few enough to tell apart."""
     return [int(b) for b in sizes if b & (b - 1) == 0]
-
-
-def _counts(groups: Mapping[Any, Sequence[Trials]]) -> str:
-    trials = next(iter(groups.values()))
-    passes = trials[0].norms[0].size
-    return f"n = {passes} passes at each batch size from each of {len(trials)} seeds' checkpoints."

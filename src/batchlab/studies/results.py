@@ -6,7 +6,7 @@ Shapes: S seeds.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from batchlab.analysis.intervals import Interval, mean_interval, mean_intervals
 from batchlab.record import ALL, WEIGHTS
-from batchlab.spec import Cadence, Optimizer, Phase, Protocol, TrainSpec
+from batchlab.spec import CONVENTIONS, Cadence, Optimizer, Phase, Protocol, TrainSpec
 
 SGD = Optimizer()
 MOST_EVALUATIONS = 60  # the longest of the article's curves
@@ -68,30 +68,76 @@ class Curve(NamedTuple):
     value: NDArray[np.float64]
 
 
-class Trials(NamedTuple):
+class Trials:
     """Gradient trials from one checkpoint under one convention.
 
     Shapes: Z batch sizes, D draws, O orders of each.
     """
 
-    sizes: NDArray[np.int64]  # Z, increasing
-    norms: NDArray[np.float64]  # Z, D, O: Euclidean norm of the pass's gradient
-    kurtoses: NDArray[np.float64]  # Z, D, O: of its raw values
-    bins: pd.DataFrame  # batch_size, low, high, frequency: raw values of all passes
+    def __init__(self, rows: pd.DataFrame, bins: pd.DataFrame) -> None:
+        """From the trial records and the histogram of one spec under one convention.
 
-    @classmethod
-    def of(cls, rows: pd.DataFrame, bins: pd.DataFrame) -> Self:
-        """From the trial records and histogram of one spec under one convention."""
+        `bins` has batch_size, low, high and frequency: the last layer's values, all passes.
+        """
+        self.bins = bins
+        ordered = rows.sort_values(["batch_size", "draw", "order"])
+        self._parts = dict(list(ordered.groupby(["name", "layer"], sort=False)))
+        self.sizes: NDArray[np.int64] = np.sort(rows["batch_size"].unique())  # Z
+        self.layers = list(dict.fromkeys(rows["layer"]))  # from input to output
+        self.norms = self.values("norm")  # Euclidean norm of the pass's gradient (Z, D, O)
+        self.kurtoses = self.values("kurtosis")  # of its raw values (Z, D, O)
+        self.means: NDArray[np.float64] = self.norms.mean(axis=(1, 2))  # over all passes (Z)
 
-        by = ["batch_size", "draw", "order"]
-        shape = [rows[column].nunique() for column in by]
+    def values(self, name: str, layer: str | None = None) -> NDArray[np.float64]:
+        """A quantity (Z, D, O) of one layer, the last where none is named.
 
-        def values(name: str) -> NDArray[np.float64]:
-            chosen = rows[rows["name"] == name].sort_values(by)["value"]
-            return chosen.to_numpy(dtype=np.float64).reshape(shape)
+        Other layers are measured in the first draws alone, so that their D is smaller.
+        """
+        rows = self._parts[name, layer or self.layers[-1]]
+        shape = [rows[column].nunique() for column in ("batch_size", "draw", "order")]
+        return rows["value"].to_numpy(dtype=np.float64).reshape(shape)
 
-        sizes = np.sort(rows["batch_size"].unique())
-        return cls(sizes, values("norm"), values("kurtosis"), bins)
+    @property
+    def deviations(self) -> NDArray[np.float64]:
+        """Standard deviation of the norm over all passes (Z); there must be two."""
+        spread: NDArray[np.float64] = self.norms.std(axis=(1, 2), ddof=1)
+        return spread
+
+    def pair(self, one: int, other: int) -> NDArray[np.float64]:
+        """Cosine between the passes at two batch sizes, one entry a detailed pass; else empty."""
+        for a, b in ((one, other), (other, one)):
+            rows = self._parts.get((f"cosine to {b}", self.layers[-1]))
+            if rows is not None and (of := rows["batch_size"] == a).any():
+                return rows.loc[of, "value"].to_numpy(dtype=np.float64)
+        return np.empty(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What the detailed draws of one trials spec measured at the starting weights.
+
+    Two kinds: the samples' own gradients, and the moments of first-order theory.
+    """
+
+    rows: pd.DataFrame  # a row a draw, layer and name
+    bins: pd.DataFrame | None  # the histogram that comes with it, if any
+
+    def values(self, name: str, layer: str | None = None) -> NDArray[np.float64]:
+        """A quantity in every draw (D), of the layer named or of the only one."""
+        chosen = self.rows[self.rows["name"] == name]
+        if layer is not None:
+            chosen = chosen[chosen["layer"] == layer]
+        return chosen["value"].to_numpy(dtype=np.float64)
+
+    @property
+    def names(self) -> list[str]:
+        """The quantities measured."""
+        return list(dict.fromkeys(self.rows["name"]))
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers measured, from input to output."""
+        return list(dict.fromkeys(self.rows["layer"]))
 
 
 class Results:
@@ -110,8 +156,14 @@ class Results:
         self.protocol, self.seeds = protocol, range(seeds)
         counted = dict(list(bins.groupby(["key", "convention"], sort=False)))
         self._trials = {
-            (str(key), str(convention)): Trials.of(rows, counted[key, convention])
+            (str(key), str(convention)): Trials(rows, counted[key, convention])
             for (key, convention), rows in trials.groupby(["key", "convention"], sort=False)
+            if convention in CONVENTIONS
+        }
+        self._starts = {
+            (str(key), str(convention)): Start(rows, counted.get((key, convention)))
+            for (key, convention), rows in trials.groupby(["key", "convention"], sort=False)
+            if convention not in CONVENTIONS
         }
         self._status = status
         self._curves = {
@@ -154,6 +206,10 @@ class Results:
     def trials(self, key: str, convention: str) -> Trials | None:
         """The trials of one spec under one convention; `None` where there are none."""
         return self._trials.get((key, convention))
+
+    def at_start(self, key: str, kind: str) -> "Start | None":
+        """What the detailed draws of one spec measured at the starting weights, by its kind."""
+        return self._starts.get((key, kind))
 
     def band(self, arms: Sequence[Arm], name: str, layer: str = ALL) -> pd.DataFrame:
         """Mean and 95% interval over seeds at every measured point of every arm.

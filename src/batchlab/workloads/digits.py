@@ -32,8 +32,10 @@ class Digits(Workload):
         early_epochs=2,
         trial_batch_sizes=(1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64, 128, 256, 512, 1024),
         trial_samples=1024,
-        draws=25,
-        orders=2,
+        draws=50,
+        detailed=20,
+        crossed=10,
+        crossed_batch_sizes=(1, 8, 64, 512, 1024),
         weight_decays=(0.01, 0.1),
     )
 

@@ -55,8 +55,10 @@ class Mnist(Workload):
         early_epochs=2,
         trial_batch_sizes=(1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64, 128, 256, 512, 1024),
         trial_samples=1024,
-        draws=25,
-        orders=2,
+        draws=1000,
+        detailed=25,
+        crossed=20,
+        crossed_batch_sizes=(1, 8, 64, 512, 1024),
         weight_decays=(0.01, 0.1),
     )
 

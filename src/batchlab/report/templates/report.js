@@ -57,6 +57,17 @@
   for (const id of links.keys()) watch.observe(document.getElementById(id));
 })();
 
+// Not every browser unfolds what a link leads into.
+const unfold = () => {
+  const target = document.getElementById(location.hash.slice(1));
+  const details = target?.closest("details");
+  if (!details || details.open) return;
+  details.open = true;
+  target.scrollIntoView();
+};
+addEventListener("hashchange", unfold);
+unfold();
+
 // Paper cannot be unfolded.
 addEventListener("beforeprint", () => {
   for (const details of document.querySelectorAll("details")) details.open = true;

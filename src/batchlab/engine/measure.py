@@ -1,0 +1,181 @@
+"""What is measured on gradient trials: their sums' sizes, shapes and directions.
+
+Shapes: R trials side by side, M samples of a trial, V values of a layer's weight matrix, I and O
+its inputs and outputs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from batchlab.engine.draws import generator, trial_draw
+from batchlab.engine.moments import full_gradient, moments
+from batchlab.engine.passes import Pass, Walker
+from batchlab.engine.sums import Sums
+from batchlab.probes.competition import competition, cosine_counts, grams
+from batchlab.probes.values import ValueHistogram, kurtosis
+from batchlab.record import ALL, FIRST_ORDER, PER_SAMPLE, TrialRecord
+from batchlab.spec import Convention, TrialsSpec
+from batchlab.workloads.base import Data
+
+# Directions are measured on means: a sum's is the same, but for the weight of a short batch.
+DIRECTED: tuple[Convention, ...] = ("mean-frozen", "mean-stepping", "mean-last")
+CROSSED: Convention = "mean-stepping"  # of which the cosines between batch sizes are taken
+
+
+# Takes batch size, draw, order, convention and the last layer's raw gradient (O, I) of every pass
+# as it comes, from any thread.
+Keep = Callable[[int, int, int, Convention, torch.Tensor], None]
+
+
+@dataclass(slots=True)
+class Measured:
+    """What came of some passes, in their order."""
+
+    passes: int
+    records: list[TrialRecord] = field(default_factory=list)
+    histograms: dict[str, ValueHistogram] = field(default_factory=dict)  # by `B/convention/layer`
+    cosines: torch.Tensor | None = None  # counts of the samples' own gradients' pairwise cosines
+
+    def take(
+        self,
+        passes: Sequence[tuple[int, int]],
+        size: int,
+        convention: str,
+        layer: str,
+        name: str,
+        values_R: torch.Tensor,
+    ) -> None:
+        """One number of each pass."""
+        self.records += [
+            TrialRecord(size, draw, order, convention, layer, name, value)
+            for (draw, order), value in zip(passes, values_R.tolist(), strict=True)
+        ]
+
+
+class Measure:
+    """Runs and measures passes, given as (draw, order), side by side at every batch size."""
+
+    def __init__(
+        self,
+        spec: TrialsSpec,
+        layers: Sequence[nn.Linear],
+        names: Sequence[str],
+        data: Data,
+        keep: Keep | None,
+    ) -> None:
+        """`layers` hold the starting weights, `names` are those of their weight matrices."""
+        self._spec, self._layers, self._names = spec, layers, names
+        self._data, self._keep = data, keep
+        self._weights = [layer.weight.detach() for layer in layers]
+        self._biases = [layer.bias.detach() for layer in layers]
+        self._full = full_gradient(self._weights, self._biases, data.train_x, data.train_y)
+
+    @property
+    def bytes_each(self) -> int:
+        """Memory that a trial needs, about: its samples' rows in every layer, and its weights."""
+        widths = [len(b) for b in self._biases]
+        rows = self._spec.samples * (
+            self._weights[0].shape[1] + self._spec.samples + 4 * sum(widths)
+        )
+        weights = 2 * sum(w.numel() for w in self._weights[1:])
+        return (rows + weights) * self._weights[0].element_size()
+
+    def __call__(self, passes: Sequence[tuple[int, int]]) -> Measured:
+        """All of these passes are of detailed draws, or none is."""
+        spec, out = self._spec, Measured(len(passes))
+        deep = passes[0][0] < spec.detailed
+        rows_RM = torch.stack([self._draw(draw, order) for draw, order in passes])
+        x_RMI, y_RM = self._data.train_x[rows_RM], self._data.train_y[rows_RM]
+        last = len(self._layers) - 1
+        wanted = range(last + 1) if deep else [last]
+        directions: dict[int, torch.Tensor] = {}
+        with torch.no_grad():
+            sums = Sums(Walker(self._layers, x_RMI, y_RM, deep=deep), spec.samples, wanted)
+            for size in spec.batch_sizes:
+                for k, convention, gradient_ROI in sums.of(size, spec.learning_rate):
+                    if convention in spec.conventions:
+                        self._sum(out, passes, size, k, convention, gradient_ROI)
+                        if deep and k == last and convention == CROSSED:
+                            directions[size] = F.normalize(gradient_ROI.flatten(1).double())
+            if deep:
+                self._directions(out, passes, directions)
+                for r, (draw, order) in enumerate(passes):
+                    if order == 0:
+                        self._samples(out, draw, x_RMI[r], y_RM[r], sums.frozen, r)
+        return out
+
+    def _draw(self, draw: int, order: int) -> torch.Tensor:
+        samples = len(self._data.train_x)
+        rows = trial_draw(self._spec.start.seed, draw, order, self._spec.samples, samples)
+        return rows.to(self._data.train_x.device)
+
+    def _sum(
+        self,
+        out: Measured,
+        passes: Sequence[tuple[int, int]],
+        size: int,
+        k: int,
+        convention: Convention,
+        gradient_ROI: torch.Tensor,
+    ) -> None:
+        """One layer's summed gradient under one convention."""
+        layer, values_RV = self._names[k], gradient_ROI.flatten(1)
+        norms = torch.linalg.vector_norm(values_RV, dim=1, dtype=torch.float64)
+        out.take(passes, size, convention, layer, "norm", norms)
+        if convention in DIRECTED:
+            along = values_RV @ F.normalize(self._full[k][0].flatten(), dim=0)
+            out.take(passes, size, convention, layer, "cosine", along / norms)
+        if k < len(self._layers) - 1:
+            return
+        out.take(passes, size, convention, layer, "kurtosis", kurtosis(values_RV))
+        histogram = out.histograms.setdefault(f"{size}/{convention}/{layer}", ValueHistogram())
+        histogram.update(values_RV[norms.isfinite()])
+        if self._keep is not None:
+            for (draw, order), gradient in zip(passes, gradient_ROI, strict=True):
+                self._keep(size, draw, order, convention, gradient)
+
+    def _directions(
+        self,
+        out: Measured,
+        passes: Sequence[tuple[int, int]],
+        directions: dict[int, torch.Tensor],
+    ) -> None:
+        """Cosines between batch sizes, of the same pass."""
+        for (a, one), (b, other) in combinations(directions.items(), 2):
+            cosine = (one * other).sum(1)
+            out.take(passes, a, CROSSED, self._names[-1], f"cosine to {b}", cosine)
+
+    def _samples(
+        self, out: Measured, draw: int, x_MI: torch.Tensor, y_M: torch.Tensor, own: Pass, r: int
+    ) -> None:
+        """What the draw's samples say at the starting weights, one by one and to first order."""
+        pairs = {
+            name: (u[r], h[r])
+            for name, u, h in zip(self._names, own.updates, own.inputs, strict=True)
+        }
+        for layer, gram in grams(pairs).items():
+            out.records += [
+                TrialRecord(1, draw, 0, PER_SAMPLE, layer, reading.name, reading.value)
+                for reading in competition(gram, layer)
+            ]
+            if layer == ALL:
+                counts = cosine_counts(gram)
+                out.cosines = counts if out.cosines is None else out.cosines + counts
+        told = moments(
+            self._weights,
+            self._biases,
+            x_MI,
+            y_M,
+            self._full,
+            generator(self._spec.start.seed, "first order", draw),
+            population=len(self._data.train_x),
+        )
+        out.records += [
+            TrialRecord(1, draw, 0, FIRST_ORDER, self._names[-1], name, value)
+            for name, value in told.items()
+        ]

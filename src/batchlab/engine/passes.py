@@ -1,0 +1,179 @@
+"""A pass over a trial's samples at one batch size: every step's update, layer by layer.
+
+At a step on b samples a layer's weights change by sum_s u_s h_s^T over these samples, with h_s the
+layer's input and u_s = -(rate / b) times the gradient of sample s with respect to the layer's
+output. The u and h of all samples are the whole pass: any sum of its gradients is a product of
+the two. The passes of a trial at all batch sizes start from the same weights and see the same
+samples, so that the first layer's products with the starting weights, and the inner products of
+the samples with each other, are computed once: the first layer's output at a later step is
+
+    z_t = W_0 x_t + b_0 + sum_s (x_s . x_t + 1) u_s        over the samples s of earlier steps
+
+and its weights are never touched. A last layer needs the gradient of a last step, but no step
+after it: nothing is propagated down from there unless it is asked for.
+
+Shapes: R trials side by side, M samples of a trial, I and O inputs and outputs of a layer.
+"""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from batchlab.engine.products import add_product, product
+from batchlab.spec import batch_slices
+
+KERNEL_SIZE = 12  # up to here the compiled loop is faster, by measurement (docs/engine.md)
+NUMBA = find_spec("numba") is not None  # a GPU machine may do without
+BLOCK = 64  # samples that the compiled loop goes on without a matrix product
+
+
+class Pass(NamedTuple):
+    """The updates of a pass, and what they met, by layer from input to output."""
+
+    inputs: tuple[torch.Tensor, ...]  # h (R, M, I): each layer's inputs at its samples' step
+    updates: tuple[torch.Tensor, ...]  # u (R, M, O): -(rate / b) times the output's gradient
+
+    def sum(self, layer: int, rows: slice) -> torch.Tensor:
+        """The change of a layer's weights by the steps on these samples (R, O, I)."""
+        return product(self.updates[layer][:, rows].mT, self.inputs[layer][:, rows])
+
+
+class Walker:
+    """R trials, passed over from the same starting weights at one batch size after another."""
+
+    def __init__(
+        self, layers: Sequence[nn.Linear], x_RMI: torch.Tensor, y_RM: torch.Tensor, *, deep: bool
+    ) -> None:
+        """`deep` asks for the updates of every layer at every step, the last one included."""
+        self._y_RM, self._deep = y_RM, deep
+        replicas, samples = y_RM.shape
+        # Weights by input, (I, O): a hidden unit that is silent is then a row not to be read. The
+        # last layer's are kept by output, because rows of ten classes are too short to be fast.
+        hidden = [layer.weight.detach().mT.contiguous() for layer in layers[:-1]]
+        self._weights = [*hidden, layers[-1].weight.detach().mT]
+        self._biases = [layer.bias.detach() for layer in layers]
+        first_RIO = self._weights[0].expand(replicas, -1, -1)
+        self._first_RMO = product(x_RMI, first_RIO).add_(self._biases[0])
+        self._gram_RMM = product(x_RMI, x_RMI.mT).add_(1.0)  # the one is the bias
+        # Every pass is written over the one before it: fresh memory costs as much as a product.
+        widths = [weight.shape[1] for weight in self._weights]
+        self._updates = tuple(x_RMI.new_zeros((replicas, samples, width)) for width in widths)
+        self._inputs = (x_RMI, *(torch.zeros_like(u) for u in self._updates[:-1]))
+
+    def frozen(self) -> Pass:
+        """All samples at the starting weights, u being d loss / d output of each sample.
+
+        The next pass overwrites it, and without `deep` only the last layer's is there.
+        """
+        weights, biases = self._start()
+        z = self._first_RMO.clone()
+        self._batch(z, slice(None), 1.0, weights, biases, step=False, down=self._deep)
+        return Pass(self._inputs, self._updates)
+
+    def walk(self, size: int, rate: float) -> Pass:
+        """The pass at batch size `size`, stepping at `rate`; the last batch may be short.
+
+        The next pass overwrites it, and without `deep` only the last layer's is there.
+        """
+        samples = self._y_RM.shape[1]
+        weights, biases = self._start()
+        compiled = size <= KERNEL_SIZE and self._can_compile()
+        for rows in batch_slices(samples, max(1, BLOCK // size) * size if compiled else size):
+            z = self._first_RMO[:, rows].clone()
+            if rows.start:
+                before = slice(rows.start)
+                z = add_product(z, self._gram_RMM[:, rows, before], self._updates[0][:, before])
+            ends = rows.stop == samples
+            if compiled:
+                down = self._deep or not ends
+                self._block(z, rows, size, rate, weights, biases, down=down)
+            else:
+                scale = -rate / (rows.stop - rows.start)
+                down = self._deep or not ends
+                self._batch(z, rows, scale, weights, biases, step=not ends, down=down)
+        return Pass(self._inputs, self._updates)
+
+    def _start(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Each replica's own weights (R, I, O) and biases (R, O) of all layers but the first."""
+        replicas = len(self._y_RM)
+
+        def copies(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.unsqueeze(0).repeat(replicas, *[1] * tensor.ndim)
+
+        hidden = [copies(weight) for weight in self._weights[1:-1]]
+        top = [copies(weight.mT).mT for weight in self._weights[1:][-1:]]  # still by output
+        return [*hidden, *top], [copies(bias) for bias in self._biases[1:]]
+
+    def _batch(
+        self,
+        z_RBO: torch.Tensor,
+        rows: slice,
+        scale: float,
+        weights: list[torch.Tensor],
+        biases: list[torch.Tensor],
+        *,
+        step: bool,
+        down: bool,
+    ) -> None:
+        """One batch by matrix products, from the first layer's output.
+
+        `down` propagates below the last layer, `step` changes the weights, but for the first's.
+        """
+        inputs = [h[:, rows] for h in self._inputs[1:]]
+        updates = [u[:, rows] for u in self._updates]
+        for h, weight, bias in zip(inputs, weights, biases, strict=True):
+            torch.clamp_min(z_RBO, 0.0, out=h)
+            z_RBO = product(h, weight).add_(bias.unsqueeze(1))
+        u = updates[-1].copy_(z_RBO.softmax(-1))
+        target = self._y_RM[:, rows].unsqueeze(-1)
+        u.scatter_add_(-1, target, u.new_full((), -1.0).expand(target.shape)).mul_(scale)
+        for k in range(len(weights) - 1, -1, -1):
+            h, above, below = inputs[k], updates[k + 1], updates[k]
+            if down:
+                back = product(above, weights[k].mT)
+                below.copy_(torch.ops.aten.threshold_backward(back, h, 0.0))
+            if step:
+                weights[k] = add_product(weights[k], h.mT, above)
+                biases[k].add_(above.sum(1))
+
+    def _can_compile(self) -> bool:
+        """The compiled loop is for one trial on a CPU and two hidden layers or more."""
+        return (
+            NUMBA
+            and len(self._y_RM) == 1
+            and self._y_RM.device.type == "cpu"
+            and len(self._weights) > 2
+        )
+
+    def _block(
+        self,
+        z_RSO: torch.Tensor,
+        rows: slice,
+        size: int,
+        rate: float,
+        weights: list[torch.Tensor],
+        biases: list[torch.Tensor],
+        *,
+        down: bool,
+    ) -> None:
+        """A block of steps by the compiled loop; `down` at the last one as well."""
+        from batchlab.engine.kernels import steps  # here, because compiling takes seconds
+
+        steps(
+            z_RSO[0].numpy(),
+            self._gram_RMM[0, rows, rows].contiguous().numpy(),
+            self._y_RM[0, rows].numpy(),
+            tuple(weight[0].numpy() for weight in weights[:-1]),
+            tuple(bias[0].numpy() for bias in biases[:-1]),
+            weights[-1][0].mT.numpy(),
+            biases[-1][0].numpy(),
+            size,
+            rate,
+            tuple(h[0, rows].numpy() for h in self._inputs[1:]),
+            tuple(u[0, rows].numpy() for u in self._updates[:-1]),
+            self._updates[-1][0, rows].numpy(),
+            not down,
+        )

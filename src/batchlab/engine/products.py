@@ -1,0 +1,44 @@
+"""Matrix products at this CPU's own rate.
+
+PyTorch's float32 products on a CPU go to MKL, which on CPUs not made by its maker leaves half of
+the vector width unused; the oneDNN that every x86 build of PyTorch carries does not (decision
+0004). It is reached through the operator that compiled models use, where there is one and the
+product is worth its overhead, and by PyTorch's own products otherwise: float64, CUDA, stacks of
+more than one replica, other builds.
+
+Shapes: R replicas, M and N rows and columns of the product, K what is summed over.
+"""
+
+import torch
+
+_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_LEAST = 64  # a thinner product takes less time than oneDNN's call
+
+
+def product(a_RMK: torch.Tensor, b_RKN: torch.Tensor) -> torch.Tensor:
+    """a b of each replica, for any strides (R, M, N)."""
+    if not _onednn(a_RMK, b_RKN):
+        return torch.bmm(a_RMK, b_RKN)
+    linear = torch.ops.mkldnn._linear_pointwise
+    product_MN: torch.Tensor = linear(a_RMK[0], b_RKN[0].mT, None, "none", [], "")
+    return product_MN.unsqueeze(0)
+
+
+def add_product(c_RMN: torch.Tensor, a_RMK: torch.Tensor, b_RKN: torch.Tensor) -> torch.Tensor:
+    """c + a b of each replica (R, M, N); `c` may be overwritten: go on with what is returned."""
+    if not _onednn(a_RMK, b_RKN):
+        return c_RMN.baddbmm_(a_RMK, b_RKN)
+    linear = torch.ops.mkldnn._linear_pointwise.binary
+    sum_MN: torch.Tensor = linear(a_RMK[0], c_RMN[0], b_RKN[0].mT, None, "add")
+    return sum_MN.unsqueeze(0)
+
+
+def _onednn(a_RMK: torch.Tensor, b_RKN: torch.Tensor) -> bool:
+    return (
+        _ONEDNN
+        and a_RMK.dtype == torch.float32
+        and a_RMK.device.type == "cpu"
+        and len(a_RMK) == 1
+        and a_RMK.shape[2] > 0
+        and min(a_RMK.shape[2], b_RKN.shape[2]) >= _LEAST
+    )

@@ -1,0 +1,63 @@
+"""What the gradients of a pass add up to, under every reading, and what is measured on it.
+
+With K = ceil(M / B) steps over M samples, g_k the gradient of the mean loss of the k-th batch and
+b_k its size (b_K may be short), a pass gives
+
+    mean-frozen     sum_k g_k          all at the starting weights
+    sum-frozen      sum_k b_k g_k      all at the starting weights
+    mean-stepping   sum_k g_k          the weights stepping by -rate g_k
+    sum-stepping    sum_k b_k g_k      the weights stepping by -rate g_k
+    mean-last       g_k                of the last full batch of the stepping pass
+    sum-last        b_k g_k            of the last full batch of the stepping pass
+
+of a layer's weight matrix. Rate times mean-stepping is the layer's displacement, exactly. All six
+come from one pass and the gradients at the starting weights.
+
+Shapes: R trials side by side, M samples of a trial, B of a batch, I and O inputs and outputs of a
+layer.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from batchlab.engine.passes import Pass, Walker
+from batchlab.spec import Convention
+
+
+class Sums:
+    """The gradients of R trials' passes, at one batch size after another."""
+
+    def __init__(self, walker: Walker, samples: int, layers: Sequence[int]) -> None:
+        """`layers`: which to add up, by index from the input; the walker must be deep for more
+        than the last."""
+        self._walker, self._samples, self._layers = walker, samples, layers
+        frozen = walker.frozen()
+        # The walker's next pass overwrites these, and every batch size needs them.
+        self.frozen = Pass(
+            (frozen.inputs[0], *(h.clone() for h in frozen.inputs[1:])),
+            tuple(u.clone() for u in frozen.updates),
+        )
+        self._total = {k: self.frozen.sum(k, slice(None)) for k in layers}
+
+    def of(self, size: int, rate: float) -> Iterator[tuple[int, Convention, torch.Tensor]]:
+        """Every layer's gradient (R, O, I) of the pass at batch size `size`, by convention."""
+        short = self._samples % size
+        whole = slice(self._samples - short)
+        tail = slice(self._samples - short, None)
+        final = slice(self._samples - short - size, self._samples - short)
+        passed = self._walker.walk(size, rate)
+        for k in self._layers:
+            total = self._total[k]
+            mean = total / size
+            if short:
+                mean += self.frozen.sum(k, tail) * (1 / short - 1 / size)
+            yield k, "mean-frozen", mean
+            yield k, "sum-frozen", total
+            full = passed.sum(k, whole) / -rate
+            rest = passed.sum(k, tail) / -rate if short else torch.zeros_like(full)
+            yield k, "mean-stepping", full + rest
+            yield k, "sum-stepping", size * full + short * rest
+            last = passed.sum(k, final) / -rate
+            yield k, "mean-last", last
+            yield k, "sum-last", size * last
