@@ -80,8 +80,14 @@ def test_large_batch_at_a_high_rate(runs: dict[Phase, Described]) -> None:
 @needs_mnist
 @pytest.mark.slow
 def test_adam(runs: dict[Phase, Described]) -> None:
+    """The article's run and this one are two draws: rounding alone sends Adam another way.
+
+    Over seeds 0 to 7 b is 18.5 with a standard deviation of 1.24, and seed 0 has ended at 17.07,
+    20.49 and 20.54 on three CPUs (docs/log.md): two runs are 1.24 sqrt(2) apart, three times that
+    is the margin.
+    """
     run = runs[PHASES[0]]
-    assert run["b"] == pytest.approx(18.3, abs=2)
+    assert run["b"] == pytest.approx(18.3, abs=3 * 2**0.5 * 1.24)
     assert cosines(run) == pytest.approx([0.124, 0.359, 0.153], abs=0.05)
 
 
