@@ -79,9 +79,9 @@ class Measure:
     def bytes_each(self) -> int:
         """Memory that a trial needs, about: its samples' rows in every layer, and its weights."""
         widths = [len(b) for b in self._biases]
-        rows = self._spec.samples * (
-            self._weights[0].shape[1] + self._spec.samples + 4 * sum(widths)
-        )
+        inputs = self._weights[0].shape[1]
+        # Each row's inputs and inner products are there once more for a moment, in double.
+        rows = self._spec.samples * (3 * (inputs + self._spec.samples) + 4 * sum(widths))
         weights = 2 * sum(w.numel() for w in self._weights[1:])
         return (rows + weights) * self._weights[0].element_size()
 

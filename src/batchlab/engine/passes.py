@@ -57,7 +57,10 @@ class Walker:
         self._biases = [layer.bias.detach() for layer in layers]
         first_RIO = self._weights[0].expand(replicas, -1, -1)
         self._first_RMO = product(x_RMI, first_RIO).add_(self._biases[0])
-        self._gram_RMM = product(x_RMI, x_RMI.mT).add_(1.0)  # the one is the bias
+        # In double, because every step adds to the same rounded entries: float32 sums here are what
+        # most often puts a hidden unit on the other side of zero (decision 0004).
+        gram_RMM = torch.bmm(x_RMI.double(), x_RMI.mT.double()).add_(1.0)  # the one is the bias
+        self._gram_RMM = gram_RMM.to(x_RMI.dtype)
         # Every pass is written over the one before it: fresh memory costs as much as a product.
         widths = [weight.shape[1] for weight in self._weights]
         self._updates = tuple(x_RMI.new_zeros((replicas, samples, width)) for width in widths)
