@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from batchlab.engine import passes
 from batchlab.engine.passes import Walker
 from batchlab.engine.products import add_product, product
+from batchlab.engine.sums import Sums
 
 SAMPLES, RATE = 70, 0.05  # more than one block of the compiled loop, and a short batch in it
 WIDTHS = {"none": (9, 5), "one": (9, 13, 5), "two": (9, 33, 17, 5), "three": (9, 12, 21, 18, 5)}
@@ -27,9 +28,16 @@ def samples(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Ten
     )
 
 
-def autograd(layers: list[nn.Linear], size: int, frozen: bool = False) -> list[torch.Tensor]:
+def autograd(
+    layers: list[nn.Linear],
+    size: int,
+    *,
+    frozen: bool = False,
+    drawn: torch.dtype = torch.float64,
+) -> list[torch.Tensor]:
     """The sum of a pass's mean gradients, every layer's, by the loop that a reader would write."""
-    x, y = samples(layers[0].weight.dtype)
+    x, y = samples(drawn)
+    x = x.to(layers[0].weight.dtype)
     parameters = [p.detach().clone().requires_grad_() for m in layers for p in m.parameters()]
     total = [torch.zeros_like(p) for p in parameters]
     for rows in torch.arange(SAMPLES).split(size):
@@ -64,7 +72,7 @@ def walk(
 def test_every_layer_beside_autograd(
     hidden: str, size: int, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passes, "KERNEL_SIZE", 1000 if how == "compiled" else 0)
+    monkeypatch.setattr(passes, "SMALL", 1000 if how == "compiled" else 0)
     layers = perceptron(WIDTHS[hidden])
     replicas = 3 if how == "replicas" else 1
     for mine, theirs in zip(
@@ -106,12 +114,22 @@ def test_a_pass_leaves_no_trace() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_single_precision_stays_single() -> None:
+def test_small_batches_of_single_precision_data_are_walked_in_double() -> None:
     layers = perceptron(WIDTHS["two"], torch.float32)
-    for size in (1, 4, 35):
-        for mine, theirs in zip(walk(layers, size), autograd(layers, size), strict=True):
-            assert mine.dtype == torch.float32
-            assert float((mine - theirs).norm() / theirs.norm()) < 1e-4
+    exact = perceptron(WIDTHS["two"])
+    for mine, theirs in zip(layers, exact, strict=True):
+        theirs.load_state_dict(mine.state_dict())
+    x, y = samples(torch.float32)
+    for size in (1, 4, passes.SMALL, passes.SMALL + 1):
+        small = size <= passes.SMALL
+        plain = autograd(exact, size, drawn=torch.float32)
+        for mine, theirs in zip(walk(layers, size), plain, strict=True):
+            assert mine.dtype == (torch.float64 if small else torch.float32)
+            error = float((mine - theirs).norm() / theirs.norm())
+            assert error < (1e-10 if small else 1e-4)
+    with torch.no_grad():  # what is measured on them is single again
+        sums = Sums(Walker(layers, x[None], y[None], deep=False), SAMPLES, [2])
+        assert {g.dtype for size in (1, 35) for *_, g in sums.of(size, RATE)} == {torch.float32}
 
 
 def test_without_the_compiler_products_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,7 @@ from numba import njit
 # nans keep their meaning, because a step may diverge.
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
 _compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
-_FORWARD_ROWS = 256  # rows of 1,024 float32 that stay in a core's second cache...
-_BACKWARD_ROWS = 32  # ...and with room for their update
+_FORWARD_ROWS = 64  # rows of 1,024 numbers that stay in a core's second cache for all samples
 
 
 @_compiled
@@ -69,10 +68,7 @@ def steps(z_SI, gram_SS, y_S, hidden, biases, top_OJ, top_bias_O, size, rate, h,
         for k in range(layers - 1, -1, -1):
             for s in range(first, last):
                 _add_row(biases[k], scalar(1), u[k + 1][s])
-            if last - first == 1:
-                _backward_one(h[k][first], hidden[k], u[k + 1][first], u[k][first], chosen)
-            else:
-                _backward(h[k], hidden[k], u[k + 1], u[k], first, last, chosen, factor)
+            _backward(h[k], hidden[k], u[k + 1], u[k], first, last, chosen, factor)
 
 
 @_compiled
@@ -107,7 +103,7 @@ def _top(h_SJ, w_OJ, bias_O, y_S, u_SO, scale, first, last):
         for o in range(w_OJ.shape[0]):
             u_SO[s, o] = bias_O[o] + _dot(w_OJ[o], h_SJ[s])
             highest = max(highest, u_SO[s, o])
-        total = u_SO[s, 0] * 0
+        total = u_SO.dtype.type(0)
         for o in range(w_OJ.shape[0]):
             u_SO[s, o] = np.exp(u_SO[s, o] - highest)
             total += u_SO[s, o]
@@ -127,52 +123,43 @@ def _below_top(h_SJ, w_OJ, u_SO, below_SJ, first, last):
 
 
 @_compiled
-def _backward_one(h_I, w_IJ, u_J, below_I, chosen):
-    """Backward product and update of a single sample: both from one reading of a row."""
-    count = 0
-    for i in range(h_I.size):
-        below_I[i] = 0
-        chosen[count] = i
-        count += h_I[i] > 0
-    whole = count - count % 4
-    for n in range(0, whole, 4):
-        i, j, k, m = chosen[n], chosen[n + 1], chosen[n + 2], chosen[n + 3]
-        a, b, c, d = w_IJ[i], w_IJ[j], w_IJ[k], w_IJ[m]
-        below_I[i], below_I[j], below_I[k], below_I[m] = _dots(u_J, a, b, c, d)
-        _add_to_rows(u_J, h_I[i], a, h_I[j], b, h_I[k], c, h_I[m], d)
-    for n in range(whole, count):
-        i = chosen[n]
-        below_I[i] = _dot(u_J, w_IJ[i])
-        _add_row(w_IJ[i], h_I[i], u_J)
-
-
-@_compiled
 def _backward(h_SI, w_IJ, u_SJ, below_SI, first, last, chosen, factor):
-    """Backward product of the batch, then its update, while a few rows are in the cache."""
-    for start in range(0, w_IJ.shape[0], _BACKWARD_ROWS):
-        stop = min(start + _BACKWARD_ROWS, w_IJ.shape[0])
+    """Backward product of the batch and its update, both from one reading of a row."""
+    if last - first == 1:
+        count = 0
+        for i in range(w_IJ.shape[0]):
+            below_SI[first, i] = 0
+            chosen[count] = i
+            count += h_SI[first, i] > 0
+        for n in range(count):
+            i = chosen[n]
+            below_SI[first, i] = _dot_and_add(w_IJ[i], h_SI[first, i], u_SJ[first])
+        return
+    for i in range(w_IJ.shape[0]):
+        count = 0
         for s in range(first, last):
-            count = 0
-            for i in range(start, stop):
-                below_SI[s, i] = 0
-                chosen[count] = i
-                count += h_SI[s, i] > 0
-            if count == 0:
-                continue
-            for n in range(count, count + 3):  # fill the last four with one row again
+            below_SI[s, i] = 0
+            chosen[count] = s
+            factor[count] = h_SI[s, i]
+            count += h_SI[s, i] > 0
+        row = w_IJ[i]
+        if count == 1:
+            s = chosen[0]
+            below_SI[s, i] = _dot_and_add(row, factor[0], u_SJ[s])
+        elif count == 2:
+            s, t = chosen[0], chosen[1]
+            below_SI[s, i], below_SI[t, i] = _dot_and_add_two(
+                row, factor[0], u_SJ[s], factor[1], u_SJ[t]
+            )
+        elif count > 2:
+            for n in range(count, count + 3):  # fill the last four with one sample again
                 chosen[n] = chosen[count - 1]
             for n in range(0, count, 4):
-                i, j, k, m = chosen[n], chosen[n + 1], chosen[n + 2], chosen[n + 3]
-                below_SI[s, i], below_SI[s, j], below_SI[s, k], below_SI[s, m] = _dots(
-                    u_SJ[s], w_IJ[i], w_IJ[j], w_IJ[k], w_IJ[m]
+                s, t, v, x = chosen[n], chosen[n + 1], chosen[n + 2], chosen[n + 3]
+                below_SI[s, i], below_SI[t, i], below_SI[v, i], below_SI[x, i] = _dots(
+                    row, u_SJ[s], u_SJ[t], u_SJ[v], u_SJ[x]
                 )
-        for i in range(start, stop):
-            count = 0
-            for s in range(first, last):
-                chosen[count] = s
-                factor[count] = h_SI[s, i]
-                count += h_SI[s, i] > 0
-            _add_rows(w_IJ[i], factor, u_SJ, chosen, count)
+            _add_rows(row, factor, u_SJ, chosen, count)
 
 
 @_compiled
@@ -235,17 +222,31 @@ def _add_four(out, a, r, b, s, c, t, d, v):
 
 
 @_compiled
-def _add_to_rows(u, a, r, b, s, c, t, d, v):
-    for j in range(u.size):
-        r[j] += a * u[j]
-        s[j] += b * u[j]
-        t[j] += c * u[j]
-        v[j] += d * u[j]
+def _dot_and_add(row, a, u):
+    """The inner product with `u` before `a u` is added."""
+    total = row.dtype.type(0)
+    for j in range(row.size):
+        w = row[j]
+        total += u[j] * w
+        row[j] = w + a * u[j]
+    return total
+
+
+@_compiled
+def _dot_and_add_two(row, a, u, b, v):
+    """The inner products with `u` and `v` before `a u + b v` is added."""
+    one = other = row.dtype.type(0)
+    for j in range(row.size):
+        w = row[j]
+        one += u[j] * w
+        other += v[j] * w
+        row[j] = w + a * u[j] + b * v[j]
+    return one, other
 
 
 @_compiled
 def _dot(u, r):
-    total = u[0] * 0
+    total = u.dtype.type(0)  # a float64 zero would carry the whole sum in double
     for j in range(u.size):
         total += u[j] * r[j]
     return total
@@ -254,7 +255,7 @@ def _dot(u, r):
 @_compiled
 def _dots(u, r, s, t, v):
     """Four inner products with one reading of `u`."""
-    zero = u[0] * 0
+    zero = u.dtype.type(0)
     a, b, c, d = zero, zero, zero, zero
     for j in range(u.size):
         a += u[j] * r[j]

@@ -80,10 +80,9 @@ class Measure:
         """Memory that a trial needs, about: its samples' rows in every layer, and its weights."""
         widths = [len(b) for b in self._biases]
         inputs = self._weights[0].shape[1]
-        # Each row's inputs and inner products are there once more for a moment, in double.
-        rows = self._spec.samples * (3 * (inputs + self._spec.samples) + 4 * sum(widths))
+        rows = self._spec.samples * (inputs + self._spec.samples + 4 * sum(widths))
         weights = 2 * sum(w.numel() for w in self._weights[1:])
-        return (rows + weights) * self._weights[0].element_size()
+        return 3 * (rows + weights) * self._weights[0].element_size()  # single and in double
 
     def __call__(self, passes: Sequence[tuple[int, int]]) -> Measured:
         """All of these passes are of detailed draws, or none is."""

@@ -12,9 +12,14 @@ the samples with each other, are computed once: the first layer's output at a la
 and its weights are never touched. A last layer needs the gradient of a last step, but no step
 after it: nothing is propagated down from there unless it is asked for.
 
+Passes of many small steps run in double precision whatever the data are in: in single, one unit in
+some millions lies so near zero that rounding decides its side, and its pass then ends elsewhere
+(decision 0004).
+
 Shapes: R trials side by side, M samples of a trial, I and O inputs and outputs of a layer.
 """
 
+import copy
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -25,7 +30,7 @@ from torch import nn
 from batchlab.engine.products import add_product, product
 from batchlab.spec import batch_slices
 
-KERNEL_SIZE = 12  # up to here the compiled loop is faster, by measurement (docs/engine.md)
+SMALL = 32  # up to here in double, and by the compiled loop where there is one (docs/engine.md)
 NUMBA = find_spec("numba") is not None  # a GPU machine may do without
 BLOCK = 64  # samples that the compiled loop goes on without a matrix product
 
@@ -55,12 +60,17 @@ class Walker:
         hidden = [layer.weight.detach().mT.contiguous() for layer in layers[:-1]]
         self._weights = [*hidden, layers[-1].weight.detach().mT]
         self._biases = [layer.bias.detach() for layer in layers]
-        first_RIO = self._weights[0].expand(replicas, -1, -1)
-        self._first_RMO = product(x_RMI, first_RIO).add_(self._biases[0])
-        # In double, because every step adds to the same rounded entries: float32 sums here are what
-        # most often puts a hidden unit on the other side of zero (decision 0004).
-        gram_RMM = torch.bmm(x_RMI.double(), x_RMI.mT.double()).add_(1.0)  # the one is the bias
-        self._gram_RMM = gram_RMM.to(x_RMI.dtype)
+        self._exact: Walker | None = None
+        if x_RMI.dtype == torch.float64:
+            self._first_RMO = torch.baddbmm(
+                self._biases[0], x_RMI, self._weights[0].expand(replicas, -1, -1)
+            )
+            self._gram_RMM = torch.bmm(x_RMI, x_RMI.mT).add_(1.0)  # the one is the bias
+        else:
+            doubles = [copy.deepcopy(layer).double() for layer in layers]
+            self._exact = Walker(doubles, x_RMI.double(), y_RM, deep=deep)
+            self._first_RMO = self._exact._first_RMO.to(x_RMI.dtype)
+            self._gram_RMM = self._exact._gram_RMM.to(x_RMI.dtype)
         # Every pass is written over the one before it: fresh memory costs as much as a product.
         widths = [weight.shape[1] for weight in self._weights]
         self._updates = tuple(x_RMI.new_zeros((replicas, samples, width)) for width in widths)
@@ -79,11 +89,14 @@ class Walker:
     def walk(self, size: int, rate: float) -> Pass:
         """The pass at batch size `size`, stepping at `rate`; the last batch may be short.
 
-        The next pass overwrites it, and without `deep` only the last layer's is there.
+        The next pass overwrites it, and without `deep` only the last layer's is there. A small
+        size's is in double.
         """
+        if size <= SMALL and self._exact is not None:
+            return self._exact.walk(size, rate)
         samples = self._y_RM.shape[1]
         weights, biases = self._start()
-        compiled = size <= KERNEL_SIZE and self._can_compile()
+        compiled = size <= SMALL and self._can_compile()
         for rows in batch_slices(samples, max(1, BLOCK // size) * size if compiled else size):
             z = self._first_RMO[:, rows].clone()
             if rows.start:

@@ -54,10 +54,12 @@ class Sums:
                 mean += self.frozen.sum(k, tail) * (1 / short - 1 / size)
             yield k, "mean-frozen", mean
             yield k, "sum-frozen", total
-            full = passed.sum(k, whole) / -rate
-            rest = passed.sum(k, tail) / -rate if short else torch.zeros_like(full)
+            full = (passed.sum(k, whole) / -rate).to(total.dtype)
+            rest = torch.zeros_like(full)
+            if short:
+                rest = (passed.sum(k, tail) / -rate).to(total.dtype)
             yield k, "mean-stepping", full + rest
             yield k, "sum-stepping", size * full + short * rest
-            last = passed.sum(k, final) / -rate
+            last = (passed.sum(k, final) / -rate).to(total.dtype)
             yield k, "mean-last", last
             yield k, "sum-last", size * last
