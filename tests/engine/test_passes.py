@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from batchlab.engine import passes
+from batchlab.engine import loop, passes
 from batchlab.engine.passes import Walker
 from batchlab.engine.products import add_product, product
 from batchlab.engine.sums import Sums
@@ -117,8 +117,8 @@ def test_a_pass_leaves_no_trace() -> None:
 def test_small_batches_of_single_precision_data_are_walked_in_double() -> None:
     layers = perceptron(WIDTHS["two"], torch.float32)
     exact = perceptron(WIDTHS["two"])
-    for mine, theirs in zip(layers, exact, strict=True):
-        theirs.load_state_dict(mine.state_dict())
+    for single, double in zip(layers, exact, strict=True):
+        double.load_state_dict(single.state_dict())
     x, y = samples(torch.float32)
     for size in (1, 4, passes.SMALL, passes.SMALL + 1):
         small = size <= passes.SMALL
@@ -133,7 +133,7 @@ def test_small_batches_of_single_precision_data_are_walked_in_double() -> None:
 
 
 def test_without_the_compiler_products_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes, "NUMBA", False)
+    monkeypatch.setattr(loop, "NUMBA", False)
     monkeypatch.setitem(__import__("sys").modules, "batchlab.engine.kernels", None)
     layers = perceptron(WIDTHS["two"])
     for mine, theirs in zip(walk(layers, 2), autograd(layers, 2), strict=True):

@@ -1,4 +1,6 @@
-"""The in-place step is the autograd step; optimizers are PyTorch's own."""
+"""The fast steps are the autograd step; optimizers are PyTorch's own."""
+
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -6,7 +8,7 @@ from torch import nn
 
 from batchlab.engine.draws import generator
 from batchlab.engine.mlp import linear_layers
-from batchlab.engine.step import Autograd, InPlaceSGD, Stepper, stepper
+from batchlab.engine.step import COMPILED, Autograd, CompiledSGD, InPlaceSGD, Stepper, stepper
 from batchlab.spec import Model, Optimizer
 from batchlab.workloads.mlp import build
 from tests import toy
@@ -20,27 +22,77 @@ def run(one: Stepper, dtype: torch.dtype, steps: int = 40) -> None:
     data = toy.data(dtype)
     for k in range(steps):
         rows = slice(k % 7, k % 7 + 5)
-        one.step(data.train_x[rows], data.train_y[rows])
+        one.steps(data.train_x[rows], data.train_y[rows], 5)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-10)])
-def test_in_place_is_autograd(dtype: torch.dtype, tolerance: float) -> None:
-    fast, plain = fresh(dtype), fresh(dtype)
-    phase = toy.phase(5)
-    layers = linear_layers(fast)
+def fast(kind: type[InPlaceSGD] | type[CompiledSGD], model: nn.Module, rate: float) -> Stepper:
+    layers = linear_layers(model)
     assert layers is not None
-    run(InPlaceSGD(layers, phase.learning_rate), dtype)
-    run(Autograd(plain, phase), dtype)
-    start = fresh(dtype)
-    ends = (one.state_dict() for one in (fast, plain, start))
-    for a, b, w0 in zip(*(state.values() for state in ends), strict=True):
-        assert float((a - b).norm() / (b - w0).norm()) < tolerance
-        assert not torch.equal(b, w0)
+    return kind(layers, rate)
+
+
+def distance(ends: list[nn.Module], start: nn.Module) -> float:
+    """The largest difference of the two ends, over the way from the start, of any parameter."""
+    states = (one.state_dict().values() for one in (*ends, start))
+    return max(float((a - b).norm() / (b - w).norm()) for a, b, w in zip(*states, strict=True))
+
+
+PRECISIONS = [(torch.float32, 1e-4), (torch.float64, 1e-10)]
+FAST = [InPlaceSGD, CompiledSGD]
+
+
+@pytest.mark.parametrize("kind", FAST)
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 32, 50])
+def test_fast_steps_are_autograd(
+    kind: type[InPlaceSGD], dtype: torch.dtype, tolerance: float, size: int
+) -> None:
+    data, phase = toy.data(dtype), toy.phase(size)
+    mine, plain = fresh(dtype), fresh(dtype)
+    steppers = [fast(kind, mine, phase.learning_rate), Autograd(plain, phase)]
+    for one in steppers:
+        for _ in range(3):
+            one.steps(data.train_x, data.train_y, size)
+        one.settle()
+    assert distance([mine, plain], fresh(dtype)) < tolerance
+
+
+@pytest.mark.parametrize("hidden", [(1024, 1100), (520, 1100, 600), (1030, 2048)], ids=str)
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_threads_change_no_bit(hidden: tuple[int, ...], size: int) -> None:
+    """The same weights with one thread and with two, and they are autograd's."""
+    data = toy.data(torch.float64)
+    ends: dict[int, nn.Module] = {}
+    threads = torch.get_num_threads()
+
+    def model() -> nn.Module:
+        made = build(Model(hidden=hidden), toy.INPUTS, toy.CLASSES, generator(0, "init"))
+        return made.double()
+
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            ends[count] = model()
+            one = fast(CompiledSGD, ends[count], 0.05)
+            for _ in range(4):
+                one.steps(data.train_x, data.train_y, size)
+            one.settle()
+    finally:
+        torch.set_num_threads(threads)
+    for a, b in zip(ends[1].parameters(), ends[2].parameters(), strict=True):
+        assert torch.equal(a, b)
+    plain = model()
+    for _ in range(4):
+        Autograd(plain, toy.phase(size)).steps(data.train_x, data.train_y, size)
+    assert distance([ends[2], plain], model()) < 1e-10
 
 
 def test_the_fast_path_is_for_plain_sgd_on_perceptrons() -> None:
     model = fresh(torch.float32)
-    assert isinstance(stepper(model, toy.phase(5)), InPlaceSGD)
+    assert isinstance(stepper(model, toy.phase(COMPILED)), CompiledSGD)
+    assert isinstance(stepper(model, toy.phase(COMPILED + 1)), InPlaceSGD)
+    shallow = build(Model(hidden=(4,)), 6, 3, generator(0, "init"))
+    assert isinstance(stepper(shallow, toy.phase(5)), InPlaceSGD)
     for optimizer in (
         Optimizer(momentum=0.5),
         Optimizer(weight_decay=0.1),
@@ -70,20 +122,25 @@ def test_optimizer_state_goes_to_a_checkpoint_and_back(optimizer: Optimizer) -> 
     fresh_optimizer = Autograd(forgetful, phase)
     for k in range(15, 30):
         rows = slice(k % 7, k % 7 + 5)
-        after.step(data.train_x[rows], data.train_y[rows])
-        fresh_optimizer.step(data.train_x[rows], data.train_y[rows])
+        after.steps(data.train_x[rows], data.train_y[rows], 5)
+        fresh_optimizer.steps(data.train_x[rows], data.train_y[rows], 5)
     for a, b in zip(through.parameters(), stopped.parameters(), strict=True):
         assert torch.equal(a, b)
     pairs = zip(through.parameters(), forgetful.parameters(), strict=True)
     assert not all(torch.equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("fast", [True, False])
-def test_the_first_step_that_is_not_finite(fast: bool) -> None:
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda model: fast(InPlaceSGD, model, 0.1),
+        lambda model: fast(CompiledSGD, model, 0.1),
+        lambda model: Autograd(model, toy.phase(5)),
+    ],
+)
+def test_the_first_step_that_is_not_finite(make: Callable[[nn.Module], Stepper]) -> None:
     model = fresh(torch.float32)
-    layers = linear_layers(model)
-    assert layers is not None
-    one = InPlaceSGD(layers, 0.1) if fast else Autograd(model, toy.phase(5))
+    one = make(model)
     run(one, torch.float32, 3)
     assert one.first_diverged() is None
     run(one, torch.float32, 2)

@@ -134,6 +134,35 @@ def test_interrupted_is_uninterrupted_to_the_bit(optimizer: Optimizer, after: in
         assert torch.equal(value, pieces.tensors[name])
 
 
+@pytest.mark.parametrize("size", [1, 3, 7, 40])
+def test_when_a_run_is_measured_leaves_no_trace_in_it(size: int) -> None:
+    """Measured in the middle of stretches that must not be cut, and hardly at all."""
+    often = Cadence(every=1, steps=(1, 2, 3, 5, 11, 12, 40, 66, 100, 130))
+    ends = {
+        c: train(toy.spec(toy.phase(size, epochs=4), cadence=c), toy.data())
+        for c in (often, Cadence(every=4))
+    }
+    one, other = ends.values()
+    for name, value in one.tensors.items():
+        assert torch.equal(value, other.tensors[name])
+    steps = one.position.step
+    assert {r.step for r in one.records} >= {s for s in often.steps if s <= steps}
+
+
+def test_weights_within_a_stretch_are_those_of_the_run_that_ends_there() -> None:
+    spec = toy.spec(toy.phase(1, epochs=4), cadence=Cadence(steps=(5, 37)), dtype="float64")
+    whole = train(spec, toy.data(torch.float64))
+    for step in (5, 37):
+        end = train(spec.cut(step, toy.SAMPLES), toy.data(torch.float64))
+        mine, theirs = (
+            {(r.name, r.layer): r.value for r in run.records if r.step == step}
+            for run in (whole, end)
+        )
+        assert {name for name, _ in mine} == {"distance", "norm", "cosine"}
+        for key, value in mine.items():
+            assert value == pytest.approx(theirs[key], rel=1e-12)
+
+
 def test_other_seeds_are_other_runs() -> None:
     def losses(seed: int) -> list[Record]:
         return train(toy.spec(toy.phase(10), seed=seed), toy.data()).records

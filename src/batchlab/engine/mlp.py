@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
+from batchlab.engine.products import product
+
 
 def linear_layers(model: nn.Module) -> list[nn.Linear] | None:
     """The layers of a plain `Linear, ReLU, ..., Linear` stack; `None` for any other model."""
@@ -48,7 +50,7 @@ def backward(
     activations = [x_RBI]
     last = len(weights_ROI) - 1
     for index, (w, b) in enumerate(zip(weights_ROI, biases_RO, strict=True)):
-        z = torch.baddbmm(b.unsqueeze(1), activations[-1], w.mT)
+        z = product(activations[-1], w.mT).add_(b.unsqueeze(1))
         activations.append(z if index == last else z.relu_())
     d = activations.pop().softmax(-1)
     d.scatter_add_(-1, y_RB.unsqueeze(-1), d.new_full((), -1.0).expand(*y_RB.shape, 1))
@@ -58,6 +60,6 @@ def backward(
         below = d
         if index:
             # threshold_backward zeroes where the ReLU's output was zero: mask and product in one
-            below = torch.ops.aten.threshold_backward(torch.bmm(d, weights_ROI[index]), h, 0.0)
+            below = torch.ops.aten.threshold_backward(product(d, weights_ROI[index]), h, 0.0)
         yield index, d, h
         d = below

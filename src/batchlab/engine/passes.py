@@ -21,18 +21,16 @@ Shapes: R trials side by side, M samples of a trial, I and O inputs and outputs 
 
 import copy
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from batchlab.engine.loop import BLOCK, Loop, block_size, can_compile
 from batchlab.engine.products import add_product, product
 from batchlab.spec import batch_slices
 
 SMALL = 32  # up to here in double, and by the compiled loop where there is one (docs/engine.md)
-NUMBA = find_spec("numba") is not None  # a GPU machine may do without
-BLOCK = 64  # samples that the compiled loop goes on without a matrix product
 
 
 class Pass(NamedTuple):
@@ -60,6 +58,7 @@ class Walker:
         hidden = [layer.weight.detach().mT.contiguous() for layer in layers[:-1]]
         self._weights = [*hidden, layers[-1].weight.detach().mT]
         self._biases = [layer.bias.detach() for layer in layers]
+        self._loop: Loop | None = None
         self._exact: Walker | None = None
         if x_RMI.dtype == torch.float64:
             self._first_RMO = torch.baddbmm(
@@ -94,10 +93,10 @@ class Walker:
         """
         if size <= SMALL and self._exact is not None:
             return self._exact.walk(size, rate)
-        samples = self._y_RM.shape[1]
+        replicas, samples = self._y_RM.shape
         weights, biases = self._start()
-        compiled = size <= SMALL and self._can_compile()
-        for rows in batch_slices(samples, max(1, BLOCK // size) * size if compiled else size):
+        compiled = size <= SMALL and replicas == 1 and can_compile(self._weights)
+        for rows in batch_slices(samples, block_size(size) if compiled else size):
             z = self._first_RMO[:, rows].clone()
             if rows.start:
                 before = slice(rows.start)
@@ -155,15 +154,6 @@ class Walker:
                 weights[k] = add_product(weights[k], h.mT, above)
                 biases[k].add_(above.sum(1))
 
-    def _can_compile(self) -> bool:
-        """The compiled loop is for one trial on a CPU and two hidden layers or more."""
-        return (
-            NUMBA
-            and len(self._y_RM) == 1
-            and self._y_RM.device.type == "cpu"
-            and len(self._weights) > 2
-        )
-
     def _block(
         self,
         z_RSO: torch.Tensor,
@@ -176,20 +166,21 @@ class Walker:
         down: bool,
     ) -> None:
         """A block of steps by the compiled loop; `down` at the last one as well."""
-        from batchlab.engine.kernels import steps  # here, because compiling takes seconds
-
-        steps(
-            z_RSO[0].numpy(),
-            self._gram_RMM[0, rows, rows].contiguous().numpy(),
-            self._y_RM[0, rows].numpy(),
-            tuple(weight[0].numpy() for weight in weights[:-1]),
-            tuple(bias[0].numpy() for bias in biases[:-1]),
-            weights[-1][0].mT.numpy(),
-            biases[-1][0].numpy(),
+        if self._loop is None:
+            widths = [len(bias) for bias in self._biases]
+            self._loop = Loop(widths, max(SMALL, BLOCK), z_RSO.dtype)
+        self._loop.take(
+            0,
+            z_RSO[0],
+            self._gram_RMM[0, rows, rows].contiguous(),
+            self._y_RM[0, rows],
+            [weight[0].view(-1) for weight in weights[:-1]],
+            [bias[0] for bias in biases[:-1]],
+            weights[-1][0].mT.view(-1),
+            biases[-1][0],
             size,
             rate,
-            tuple(h[0, rows].numpy() for h in self._inputs[1:]),
-            tuple(u[0, rows].numpy() for u in self._updates[:-1]),
-            self._updates[-1][0, rows].numpy(),
-            not down,
+            [h[0, rows] for h in self._inputs[1:]],
+            [u[0, rows] for u in self._updates],
+            ends=not down,
         )

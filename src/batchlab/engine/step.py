@@ -1,24 +1,44 @@
-"""One optimizer step, in two forms: any model by autograd, the plain-SGD perceptron in place."""
+"""Optimizer steps in three forms: any model by autograd; plain SGD on a perceptron in place, by
+matrix products or, at small batch sizes, by a compiled loop.
+
+Shapes: N samples of a stretch of steps, B of a batch, S of a block of the compiled loop, I and O
+inputs and outputs of a layer.
+"""
 
 from abc import ABC, abstractmethod
+from functools import partial
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from batchlab.engine import mlp
-from batchlab.spec import Phase
+from batchlab.engine.loop import BLOCK, Loop, block_size, can_compile, divide
+from batchlab.engine.products import product
+from batchlab.engine.threads import together
+from batchlab.spec import Phase, batch_slices
+
+COMPILED = 32  # up to this batch size the compiled loop is faster, by measurement (docs/engine.md)
 
 
 class Stepper(ABC):
     """Updates a model's parameters in place, batch by batch, and remembers each step's loss."""
 
+    # Whether the same steps give the same numbers to the bit when they are asked for in pieces;
+    # where not, a run asks for so many of them, from the beginning of every epoch.
+    divisible = True
+    stretch = 64
+
     def __init__(self) -> None:
-        self._signs: list[torch.Tensor] = []
+        self._signs: list[torch.Tensor] = []  # one a step: finite just where its loss is
 
     @abstractmethod
-    def step(self, x_BI: torch.Tensor, y_B: torch.Tensor) -> None:
-        """Take one step on the mean loss of the batch; no host-device sync."""
+    def steps(self, x_NI: torch.Tensor, y_N: torch.Tensor, size: int) -> None:
+        """Take a step on the mean loss of each `size` samples, the last batch as short as it must
+        be; no host-device sync."""
+
+    def settle(self) -> None:  # noqa: B027, most have nothing to do
+        """Bring the model's parameters up to date; until then they may lag behind."""
 
     @abstractmethod
     def state(self) -> dict[str, torch.Tensor]:
@@ -32,7 +52,7 @@ class Stepper(ABC):
         """Which of the steps since the last call was the first with a loss that is not finite."""
         if not self._signs:
             return None
-        bad = ~torch.stack(self._signs).isfinite()
+        bad = ~torch.cat(self._signs).isfinite()
         self._signs.clear()
         return int(bad.nonzero()[0]) if bool(bad.any()) else None
 
@@ -47,14 +67,113 @@ class InPlaceSGD(Stepper):
         self._weights = [m.weight.detach().unsqueeze(0) for m in layers]
         self._biases = [m.bias.detach().unsqueeze(0) for m in layers]
 
-    def step(self, x_BI: torch.Tensor, y_B: torch.Tensor) -> None:
-        """One step; the first output gradient is finite just where the loss is."""
-        x_RBI, y_RB = x_BI.unsqueeze(0), y_B.unsqueeze(0)
-        for index, d, h in mlp.backward(self._weights, self._biases, x_RBI, y_RB):
-            if index == len(self._weights) - 1:
-                self._signs.append(d.sum())
-            self._weights[index].baddbmm_(d.mT, h, alpha=-self._rate)
-            self._biases[index].sub_(d.sum(1), alpha=self._rate)
+    def steps(self, x_NI: torch.Tensor, y_N: torch.Tensor, size: int) -> None:
+        """Batch by batch; the first output gradient is finite just where the loss is."""
+        top = len(self._weights) - 1
+        for rows in batch_slices(len(x_NI), size):
+            x_RBI, y_RB = x_NI[rows].unsqueeze(0), y_N[rows].unsqueeze(0)
+            for index, d, h in mlp.backward(self._weights, self._biases, x_RBI, y_RB):
+                if index == top:
+                    self._signs.append(d.sum().view(1))
+                self._weights[index].add_(product(d.mT, h), alpha=-self._rate)
+                self._biases[index].sub_(d.sum(1), alpha=self._rate)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Plain SGD has none."""
+        return {}
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        """Nothing to put back."""
+        if state:
+            raise ValueError(f"plain SGD has no state, got {sorted(state)}")
+
+
+class CompiledSGD(Stepper):
+    """Plain SGD on a perceptron by the compiled loop: blocks of many small steps.
+
+    The first layer's weights change after a block, by one matrix product; where blocks begin is
+    part of the rounding, so that a stretch of steps must not be cut elsewhere.
+    """
+
+    divisible = False
+    stretch = 256
+
+    def __init__(self, layers: list[nn.Linear], rate: float) -> None:
+        super().__init__()
+        self._rate = rate
+        # The first layer's weights and all biases are the model's own, the others copies.
+        self._first_OI, *between = (m.weight.detach() for m in layers)
+        self._between = [*(w.mT for w in between[:-1]), between[-1]]
+        self._first_bias, *self._biases = (m.bias.detach() for m in layers)
+        self._widths = [m.out_features for m in layers]
+        self._parts = divide(self._widths)
+        self._loop: Loop | None = None  # its room is made once the batch size is known
+        self._room = 0
+
+    def steps(self, x_NI: torch.Tensor, y_N: torch.Tensor, size: int) -> None:
+        """Block by block; the last layer's updates are finite just where the loss is."""
+        if self._loop is None or size > self._room:
+            self.settle()
+            self._room, threads = max(BLOCK, size), torch.get_num_threads()
+            self._loop = Loop(
+                self._widths, self._room, x_NI.dtype, parts=self._parts, members=threads
+            )
+            self._weights = [self._loop.pack(w) for w in self._between]
+            self._z_SO = x_NI.new_empty(self._room, self._widths[0])
+            self._u = [x_NI.new_empty(self._room, width) for width in self._widths]
+            self._h = [x_NI.new_empty(self._room, width) for width in self._widths[:-1]]
+        signs = x_NI.new_empty(len(x_NI))
+        work = partial(self._blocks, self._loop, x_NI, y_N, size, signs)
+        together(self._loop.members, work)
+        whole = len(x_NI) - len(x_NI) % size
+        self._signs.append(signs[:whole].view(-1, size).sum(1))
+        if whole < len(x_NI):
+            self._signs.append(signs[whole:].sum().view(1))
+
+    def _blocks(
+        self,
+        loop: Loop,
+        x_NI: torch.Tensor,
+        y_N: torch.Tensor,
+        size: int,
+        signs_N: torch.Tensor,
+        member: int,
+    ) -> None:
+        """A member's share: its units of the first layer, and its part in the loop."""
+        mine = loop.slices(member)
+        for rows in batch_slices(len(x_NI), block_size(size)):
+            x_SI = x_NI[rows]
+            samples = len(x_SI)
+            z_SO, u = self._z_SO[:samples], [u[:samples] for u in self._u]
+            for o in mine:
+                z = product(x_SI.unsqueeze(0), self._first_OI[o].mT.unsqueeze(0))
+                torch.add(z[0], self._first_bias[o], out=z_SO[:, o])
+            loop.take(
+                member,
+                z_SO,
+                torch.mm(x_SI, x_SI.mT).add_(1.0),  # the one is the bias
+                y_N[rows],
+                self._weights[:-1],
+                self._biases[:-1],
+                self._weights[-1],
+                self._biases[-1],
+                size,
+                self._rate,
+                [h[:samples] for h in self._h],
+                u,
+                ends=False,
+            )
+            for o in mine:
+                self._first_OI[o].add_(product(u[0][:, o].mT.unsqueeze(0), x_SI.unsqueeze(0))[0])
+                self._first_bias[o].add_(u[0][:, o].sum(0))
+            if member == 0:
+                torch.sum(u[-1], 1, out=signs_N[rows])
+
+    def settle(self) -> None:
+        """Copy the weights back."""
+        if self._loop is not None:
+            for flat, weight in zip(self._weights, self._between, strict=True):
+                self._loop.unpack(flat, weight)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Plain SGD has none."""
@@ -74,13 +193,14 @@ class Autograd(Stepper):
         self._model = model
         self._optimizer = torch_optimizer(model, phase)
 
-    def step(self, x_BI: torch.Tensor, y_B: torch.Tensor) -> None:
+    def steps(self, x_NI: torch.Tensor, y_N: torch.Tensor, size: int) -> None:
         """Forward, backward, update."""
-        loss = F.cross_entropy(self._model(x_BI), y_B)
-        loss.backward()
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        self._signs.append(loss.detach())
+        for rows in batch_slices(len(x_NI), size):
+            loss = F.cross_entropy(self._model(x_NI[rows]), y_N[rows])
+            loss.backward()
+            self._optimizer.step()
+            self._optimizer.zero_grad()
+            self._signs.append(loss.detach().view(1))
 
     def state(self) -> dict[str, torch.Tensor]:
         """Named `{parameter index}.{field}`."""
@@ -124,8 +244,11 @@ def torch_optimizer(model: nn.Module, phase: Phase) -> torch.optim.Optimizer:
 
 
 def stepper(model: nn.Module, phase: Phase) -> Stepper:
-    """The fastest stepper that fits the model and the phase's optimizer."""
+    """The fastest stepper that fits the model, the phase's optimizer and its batch size."""
     layers = mlp.linear_layers(model)
-    if layers is not None and phase.optimizer.plain:
-        return InPlaceSGD(layers, phase.learning_rate)
-    return Autograd(model, phase)
+    if layers is None or not phase.optimizer.plain:
+        return Autograd(model, phase)
+    weights = [m.weight for m in layers]
+    if phase.batch_size <= COMPILED and can_compile(weights):
+        return CompiledSGD(layers, phase.learning_rate)
+    return InPlaceSGD(layers, phase.learning_rate)

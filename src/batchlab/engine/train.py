@@ -3,6 +3,7 @@
 Shapes: N training samples, B samples of a batch, I inputs.
 """
 
+import copy
 import time
 from collections.abc import Callable
 from math import ceil
@@ -22,7 +23,6 @@ from batchlab.spec import Phase, TrainSpec, batch_slices
 from batchlab.workloads.base import Data
 from batchlab.workloads.mlp import build
 
-STRETCH = 64  # steps between looks at the clock, at interruptions and for divergence
 SAVE_EVERY_S = 30.0  # an interrupted run repeats so much at the most
 EVALUATION_ROWS = 8192  # samples a forward pass when evaluating
 
@@ -102,6 +102,7 @@ class _Run:
         return self._spec.schedule[min(self._position.phase, len(self._spec.schedule) - 1)]
 
     def state(self) -> RunState:
+        self._stepper.settle()
         model = {f"model/{k}": v.detach().cpu() for k, v in self._model.state_dict().items()}
         optimizer = {f"optimizer/{k}": v.cpu() for k, v in self._stepper.state().items()}
         seconds = self._spent + time.monotonic() - self._began
@@ -112,24 +113,52 @@ class _Run:
         here, phase, samples = self._position, self._phase, len(self._data.train_x)
         self._shuffle(here.epoch)
         per_epoch, length = ceil(samples / phase.batch_size), phase.step_count(samples)
-        stops = [STRETCH, per_epoch - here.epoch_step, length - here.phase_step]
-        stops += [s - here.step for s in self._spec.cadence.steps if s > here.step][:1]
-        count = min(stops)
-        for k in range(here.epoch_step, here.epoch_step + count):
-            rows = slice(k * phase.batch_size, (k + 1) * phase.batch_size)
-            self._stepper.step(self._shuffled_x[rows], self._shuffled_y[rows])
+        count = min(self._stepper.stretch, per_epoch - here.epoch_step, length - here.phase_step)
+        due = [k for s in self._spec.cadence.steps if 0 < (k := s - here.step) < count]
+        if due and self._stepper.divisible:
+            count = due[0]
+        elif due:
+            self._look_ahead(due)
+        self._stepper.steps(*self._batches(count), phase.batch_size)
         bad = self._stepper.first_diverged()
         if bad is not None:
             here.step += bad + 1
             self.status = "diverged"
             return count
-        here.samples += min((here.epoch_step + count) * phase.batch_size, samples)
-        here.samples -= here.epoch_step * phase.batch_size
+        here.samples = self._samples_after(count)
         here.step += count
         here.phase_step += count
         here.epoch_step += count
         self._close(epoch=here.epoch_step == per_epoch, phase=here.phase_step == length)
         return count
+
+    def _batches(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and labels of the next so many steps."""
+        start, size = self._position.epoch_step, self._phase.batch_size
+        rows = slice(start * size, (start + count) * size)
+        return self._shuffled_x[rows], self._shuffled_y[rows]
+
+    def _samples_after(self, count: int) -> int:
+        """Samples seen once the next so many steps are taken."""
+        here, size = self._position, self._phase.batch_size
+        end = min((here.epoch_step + count) * size, len(self._data.train_x))
+        return here.samples + end - here.epoch_step * size
+
+    def _look_ahead(self, counts: list[int]) -> None:
+        """Measure the weights after so many steps within a stretch that must not be cut there.
+
+        The steps are taken on a copy: when a run is measured leaves no trace in what it does.
+        """
+        here = self._position
+        self._stepper.settle()
+        for count in counts:
+            model = copy.deepcopy(self._model)
+            ahead = stepper(model, self._phase)
+            ahead.steps(*self._batches(count), self._phase.batch_size)
+            if ahead.first_diverged() is not None:
+                return
+            ahead.settle()
+            self._record(self._displacement(model), here.step + count, self._samples_after(count))
 
     def _close(self, *, epoch: bool, phase: bool) -> None:
         """Move on to the next epoch or phase where one has ended, and measure what is due."""
@@ -139,7 +168,8 @@ class _Run:
         if phase or (epoch and here.epoch % cadence.every == 0):
             self.measure_all()
         elif here.step in cadence.steps:
-            self._record(self._displacement())
+            self._stepper.settle()
+            self._record(self._displacement(self._model), here.step, here.samples)
         if phase:
             before = self._phase.optimizer
             here.phase, here.phase_step = here.phase + 1, 0
@@ -163,14 +193,16 @@ class _Run:
 
     def measure_all(self) -> None:
         """Loss and accuracy on both splits, displacement, and the next step's gradient norm."""
-        data = self._data
+        data, here = self._data, self._position
+        self._stepper.settle()
         readings = evaluate(self._model, data.train_x, data.train_y, "train")
         readings += evaluate(self._model, data.test_x, data.test_y, "test")
-        self._record(readings + self._displacement() + self._gradient_norm())
+        readings += self._displacement(self._model) + self._gradient_norm()
+        self._record(readings, here.step, here.samples)
 
-    def _displacement(self) -> list[Reading]:
+    def _displacement(self, model: nn.Module) -> list[Reading]:
         probe = Displacement()
-        for name, parameter in self._model.named_parameters():
+        for name, parameter in model.named_parameters():
             probe.update(name, parameter, self._initial[name])
         return probe.compute()
 
@@ -185,10 +217,9 @@ class _Run:
             probe.update(name, gradient)
         return probe.compute()
 
-    def _record(self, readings: list[Reading]) -> None:
-        here = self._position
-        epoch = here.samples / len(self._data.train_x)
-        self._records += [Record(here.step, epoch, here.samples, *r) for r in readings]
+    def _record(self, readings: list[Reading], step: int, samples: int) -> None:
+        epoch = samples / len(self._data.train_x)
+        self._records += [Record(step, epoch, samples, *r) for r in readings]
 
 
 @torch.no_grad()
