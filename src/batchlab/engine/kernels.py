@@ -224,14 +224,26 @@ def _backward(h_SI, w_IJ, u_SJ, below_SI, lo, hi, first, last, chosen, factor):
             below_SI[s, i], below_SI[t, i] = _dot_and_add_two(
                 row, factor[0], u_SJ[s, lo:hi], factor[1], u_SJ[t, lo:hi]
             )
-        elif count > 2:
-            for n in range(count, count + 3):  # fill the last four with one sample again
-                chosen[n] = chosen[count - 1]
-            for n in range(0, count, 4):
+        elif count == 3:
+            s, t, v = chosen[0], chosen[1], chosen[2]
+            below_SI[s, i], below_SI[t, i], below_SI[v, i] = _dot_and_add_three(
+                row,
+                factor[0],
+                u_SJ[s, lo:hi],
+                factor[1],
+                u_SJ[t, lo:hi],
+                factor[2],
+                u_SJ[v, lo:hi],
+            )
+        elif count > 3:
+            whole = count - count % 4
+            for n in range(0, whole, 4):
                 s, t, v, x = chosen[n], chosen[n + 1], chosen[n + 2], chosen[n + 3]
                 below_SI[s, i], below_SI[t, i], below_SI[v, i], below_SI[x, i] = _dots(
                     row, u_SJ[s, lo:hi], u_SJ[t, lo:hi], u_SJ[v, lo:hi], u_SJ[x, lo:hi]
                 )
+            for n in range(whole, count):
+                below_SI[chosen[n], i] = _dot(row, u_SJ[chosen[n], lo:hi])
             _add_rows(row, factor, u_SJ, lo, hi, chosen, count)
 
 
@@ -319,6 +331,20 @@ def _dot_and_add_two(row, a, u, b, v):
         other += v[j] * w
         row[j] = w + a * u[j] + b * v[j]
     return one, other
+
+
+@_compiled
+def _dot_and_add_three(row, a, u, b, v, c, x):
+    """The same of three."""
+    zero = row.dtype.type(0)
+    one, other, third = zero, zero, zero
+    for j in range(row.size):
+        w = row[j]
+        one += u[j] * w
+        other += v[j] * w
+        third += x[j] * w
+        row[j] = w + a * u[j] + b * v[j] + c * x[j]
+    return one, other, third
 
 
 @_compiled

@@ -18,7 +18,10 @@ from batchlab.engine.products import product
 from batchlab.engine.threads import together
 from batchlab.spec import Phase, batch_slices
 
-COMPILED = 32  # up to this batch size the compiled loop is faster, by measurement (docs/engine.md)
+# Up to this batch size the compiled loop is faster, by measurement (docs/engine.md): matrix products
+# pay for a step's calls late where the weights are few.
+COMPILED, COMPILED_FEW = 24, 64
+FEW = 2**18  # weights
 
 
 class Stepper(ABC):
@@ -164,7 +167,7 @@ class CompiledSGD(Stepper):
                 ends=False,
             )
             for o in mine:
-                self._first_OI[o].add_(product(u[0][:, o].mT.unsqueeze(0), x_SI.unsqueeze(0))[0])
+                self._first_OI[o].addmm_(u[0][:, o].mT, x_SI)
                 self._first_bias[o].add_(u[0][:, o].sum(0))
             if member == 0:
                 torch.sum(u[-1], 1, out=signs_N[rows])
@@ -249,6 +252,7 @@ def stepper(model: nn.Module, phase: Phase) -> Stepper:
     if layers is None or not phase.optimizer.plain:
         return Autograd(model, phase)
     weights = [m.weight for m in layers]
-    if phase.batch_size <= COMPILED and can_compile(weights):
+    most = COMPILED_FEW if sum(w.numel() for w in weights) <= FEW else COMPILED
+    if phase.batch_size <= most and can_compile(weights):
         return CompiledSGD(layers, phase.learning_rate)
     return InPlaceSGD(layers, phase.learning_rate)
