@@ -7,7 +7,7 @@ of the rounds' ratios and their smallest and largest.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count, cycle, islice
 from statistics import median
@@ -166,11 +166,11 @@ def compare(
     rounds: int,
     *,
     progress: Progress,
-    steps: Callable[[int], int] | None = None,
+    steps: int | None = None,
 ) -> Comparison:
     """Let the contenders take turns at every batch size, after a round to warm up.
 
-    A turn takes `STRETCH_S`, or `steps(batch_size)` steps where that is given.
+    A turn takes `STRETCH_S`, or so many `steps` where that is given.
     """
     comparison = Comparison(case.name, hardware.describe(case.device), [Row(n) for n in sizes])
     labels = [f"batch size {size}" for size in sizes] * (rounds + 1)
@@ -187,8 +187,7 @@ def compare(
             (Eager(case, phase, shuffled), row.eager),
             (ours, row.batchlab),
         ]
-        fixed = steps and steps(row.batch_size)
-        lanes.append([_Turn(one, paced(one, case, fixed), kept) for one, kept in contenders])
+        lanes.append([_Turn(one, paced(one, case, steps), kept) for one, kept in contenders])
         progress.finish(next(done), "finished")
     for forwards in islice(cycle([True, False]), rounds):
         for row, lane in zip(comparison.rows, lanes, strict=True):

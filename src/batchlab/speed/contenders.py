@@ -99,6 +99,8 @@ class Shuffled:
 class Contender(ABC):
     """A program that trains the case's model by the phase's batch size and optimizer."""
 
+    model: nn.Module
+
     @abstractmethod
     def start(self) -> None:
         """Go back to the initial point; a round begins so, and this is not timed."""
@@ -128,8 +130,8 @@ class Naive(Contender):
     def start(self) -> None:
         """A new model, optimizer and running loss."""
         self.running_loss = 0.0
-        self._model = self._case.fresh()
-        self._optimizer = plain_optimizer(self._model, self._phase)
+        self.model = self._case.fresh()
+        self._optimizer = plain_optimizer(self.model, self._phase)
 
     def take(self, steps: int) -> None:
         """The loop of every tutorial."""
@@ -138,7 +140,7 @@ class Naive(Contender):
             inputs, labels = next(self._batches)
             inputs, labels = inputs.to(device), labels.to(device)
             self._optimizer.zero_grad()
-            loss = F.cross_entropy(self._model(inputs), labels)
+            loss = F.cross_entropy(self.model(inputs), labels)
             loss.backward()
             self._optimizer.step()
             self.running_loss += loss.item()
@@ -153,8 +155,8 @@ class Eager(Contender):
 
     def start(self) -> None:
         """A new model and optimizer."""
-        self._model = self._case.fresh()
-        self._optimizer = plain_optimizer(self._model, self._phase)
+        self.model = self._case.fresh()
+        self._optimizer = plain_optimizer(self.model, self._phase)
 
     def take(self, steps: int) -> None:
         """As plain as it is without a DataLoader."""
@@ -162,7 +164,7 @@ class Eager(Contender):
         for x_NI, y_N in self._shuffled.take(steps, size):
             for rows in batch_slices(len(y_N), size):
                 self._optimizer.zero_grad()
-                F.cross_entropy(self._model(x_NI[rows]), y_N[rows]).backward()
+                F.cross_entropy(self.model(x_NI[rows]), y_N[rows]).backward()
                 self._optimizer.step()
 
 
@@ -175,7 +177,8 @@ class Batchlab(Contender):
 
     def start(self) -> None:
         """A new model and stepper."""
-        self._stepper = stepper(self._case.fresh(), self._phase)
+        self.model = self._case.fresh()
+        self._stepper = stepper(self.model, self._phase)
 
     def take(self, steps: int) -> None:
         """As the training loop does, without its measurements."""
