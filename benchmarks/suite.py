@@ -8,7 +8,9 @@ trial), so the naive side is favoured. The limit is the sum of the steps' limits
 (`batchlab.speed.limit`) and of the trials' least arithmetic (benchmarks/trials.py), at the rates
 measured in the same rounds, and likewise without measurements. Both use all threads for one run at
 a time. `reproduce` is timed as its command: from nothing to the report, in a directory that is
-gone afterwards, with as many processes as there are cores.
+gone afterwards, with as many processes as there are cores. On a machine with other work on it the
+threads of a naive step wait for one another, and its extrapolation can be off by a factor of a
+hundred: look at the load before, and at `--threads 1`.
 
     python benchmarks/suite.py [--workload digits|mnist] [--seeds N] [--rounds N] [--threads N]
                                [--no-run] [--data-dir DIR]
@@ -141,6 +143,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     given = parser.parse_args()
     limit_threads(given.threads)
+    load = hardware.load()
     protocol = workload(given.workload).protocol
     case = Case.of(given.workload, given.data_dir, "cpu")
     request = Request(protocol=protocol, seeds=given.seeds, studies=tuple(STUDIES))
@@ -165,7 +168,8 @@ def main() -> None:
     print(
         f"{given.workload}, {given.seeds} seeds: {made.runs} runs of {made.steps.total():,} steps, "
         f"{made.passes.total():,} passes of trials; torch {torch.__version__}, "
-        f"{torch.get_num_threads()} threads, medians of {given.rounds} rounds"
+        f"{torch.get_num_threads()} threads, load before {load}, medians of "
+        f"{given.rounds} rounds"
     )
     told("naive, EXTRAPOLATED", naive)
     told("limit, EXTRAPOLATED", floor)

@@ -28,6 +28,7 @@ def test_json(batchlab: Call) -> None:
         "machine",
         "matrix_product_gflops",
         "bandwidth_gbs",
+        "load_before",
         "compile_seconds",
         "workload",
         "rounds",

@@ -30,7 +30,9 @@ naive: DataLoader, autograd, torch.optim.SGD, loss.item(); eager: the same on sl
 tensors, without item()
 limit: the dense step's matrix products at the measured rate, or its parameters read twice and
 written once at the measured bandwidth, whichever takes longer; a step that skips silent units or
-leaves a layer to inner products does less than that, so of_limit may pass 1"""
+leaves a layer to inner products does less than that, so of_limit may pass 1
+load before: of other programs; where it leaves fewer cores free than there are threads, threads
+wait for one another at every operation, and the ratios say little of the programs"""
 
 
 class Spread(NamedTuple):
@@ -95,6 +97,7 @@ class Comparison:
 
     workload: str
     machine: dict[str, str | int]
+    load: float | None  # before the comparison, which is a load itself
     rows: list[Row]
     rates: list[Rates] = field(default_factory=list)
     compile_seconds: float = 0.0  # the stepper's first step at every batch size, together
@@ -115,6 +118,7 @@ class Comparison:
             "machine": self.machine,
             "matrix_product_gflops": self.gigaflops,
             "bandwidth_gbs": self.gigabytes,
+            "load_before": self.load,
             "compile_seconds": self.compile_seconds,
             "workload": self.workload,
             "rounds": len(self.rates) // len(self.rows),
@@ -124,10 +128,11 @@ class Comparison:
     def head(self) -> str:
         """One line that says of what and where."""
         cpu, cores, threads, torch, device = self.machine.values()
+        load = "unknown" if self.load is None else f"{self.load:.1f}"
         return (
             f"{self.workload} on {cpu}, {cores} cores, {threads} threads, torch {torch}, {device}: "
             f"{self.gigaflops:.0f} GFLOP/s, {self.gigabytes:.0f} GB/s; first use (compile) "
-            f"{self.compile_seconds:.1f} s"
+            f"{self.compile_seconds:.1f} s; load before {load}"
         )
 
 
@@ -172,7 +177,8 @@ def compare(
 
     A turn takes `STRETCH_S`, or so many `steps` where that is given.
     """
-    comparison = Comparison(case.name, hardware.describe(case.device), [Row(n) for n in sizes])
+    machine, rows = hardware.describe(case.device), [Row(size) for size in sizes]
+    comparison = Comparison(case.name, machine, hardware.load(), rows)
     labels = [f"batch size {size}" for size in sizes] * (rounds + 1)
     progress.plan([1.0] * len(labels), labels)
     done = count()

@@ -1,5 +1,6 @@
 """What this machine is and what it can do: its name, its product rate, its bandwidth."""
 
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -26,6 +27,11 @@ def describe(device: torch.device) -> dict[str, str | int]:
         "torch": torch.__version__,
         "device": where,
     }
+
+
+def load() -> float | None:
+    """Programs that wanted a core in the last minute, on average; `None` where no one counts."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def _cpu() -> str:
