@@ -205,7 +205,7 @@ def test_help_and_no_words(batchlab: Call) -> None:
     for words in ((), ("--help",)):
         done = batchlab(*words)
         assert done.returncode == 0
-        for command in ("reproduce", "train", "trials", "runs", "findings"):
+        for command in ("reproduce", "train", "trials", "bench", "runs", "findings"):
             assert command in done.stdout
 
 

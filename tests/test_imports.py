@@ -23,8 +23,10 @@ ALLOWED: dict[str, set[str]] = {
     "studies": {"spec", "record", "analysis"},
     "report": {"record"},
     "progress": set(),
+    "stopping": set(),
+    "speed": {"engine", "workloads", "backends", "spec"},
 }
-NO_TORCH = ("spec", "record", "analysis", "studies", "report", "progress", "cli")
+NO_TORCH = ("spec", "record", "analysis", "studies", "report", "progress", "stopping", "cli")
 ANYTHING = {"cli", "laboratory", "__init__", "__main__"}
 
 

@@ -1,14 +1,13 @@
 """The command line: parses, wires, prints. One JSON document on standard output with `--json`."""
 
 import json
-import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from batchlab import __version__
-from batchlab.backends.base import Interrupted
+from batchlab.backends.base import Interrupted, cores, limit_threads
 from batchlab.progress import Live
 from batchlab.spec import (
     CONVENTIONS,
@@ -29,7 +28,9 @@ from batchlab.spec import (
     UserError,
     one_line,
     one_of,
+    parse_sizes,
 )
+from batchlab.stopping import stopping
 
 if TYPE_CHECKING:
     from batchlab.laboratory import Bench
@@ -198,7 +199,7 @@ def trials(
     chosen = {one_of("--convention", name, CONVENTIONS) for name in convention or CONVENTIONS}
     spec = TrialsSpec(
         start=start,
-        batch_sizes=_sizes(batch_sizes),
+        batch_sizes=parse_sizes(batch_sizes),
         samples=samples,
         draws=trials,
         orders=orders,
@@ -213,6 +214,38 @@ def trials(
         _json(rows)
     else:
         _say_rows(rows)
+
+
+@app.command()
+def bench(
+    workload: Workload = "digits",
+    batch_sizes: Annotated[
+        str | None, typer.Option(help="separated by commas; 1 to 4096 by default")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="in which the contenders take turns")] = 5,
+    threads: Annotated[int | None, typer.Option(min=1, help="all cores by default")] = None,
+    device: Device = "cpu",
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """This machine's steps a second beside a naive script's and the hardware's limit."""
+    from batchlab.speed.comparison import LEGEND, choose_sizes, compare
+    from batchlab.speed.contenders import Case
+
+    sizes = choose_sizes(workload, batch_sizes)
+    limit_threads(threads or cores())
+    case = Case.of(workload, data_dir, _device(device))
+    try:
+        with Live(unit="measurements") as progress:
+            comparison = compare(case, sizes, rounds, progress=progress)
+    except KeyboardInterrupt:
+        _fail("stopped; nothing of a comparison is kept", 130)
+    if as_json:
+        _json(comparison.json())
+    else:
+        print(comparison.head())
+        _say_rows([row.cells() for row in comparison.rows])
+        print(LEGEND)
 
 
 @app.command()
@@ -265,9 +298,9 @@ def _bench(store: Path | None, how: _How) -> Iterator["Bench"]:
 
     backend = lab.choose_backend(how.backend, how.workers, how.threads)
     device = _device(how.device)
-    with lab.open_store(store) as there, Live() as progress, _stopping() as stopping:
+    with lab.open_store(store) as there, Live() as progress, stopping() as asked:
         site = Site(there.root, how.data_dir, device, how.save_every, how.tensors)
-        yield lab.Bench(there, backend, site, progress, stopping)
+        yield lab.Bench(there, backend, site, progress, asked)
 
 
 def _train_spec(
@@ -295,15 +328,6 @@ def _optimizer(name: str, momentum: float, weight_decay: float) -> Optimizer:
     return Optimizer.model_validate(settings)
 
 
-def _sizes(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(
-            f"--batch-sizes {text!r}: must be whole numbers separated by commas, like 1,2,64"
-        ) from None
-
-
 def _device(name: str) -> str:
     import torch
 
@@ -318,25 +342,6 @@ def _writable(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out}: can't be written ({error.strerror})") from None
-
-
-@contextmanager
-def _stopping() -> Iterator[Any]:
-    """A function that tells whether Ctrl-C was pressed; a second press ends at once."""
-    asked: list[bool] = []
-
-    def ask(*_: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(True)
-        print("stopping: saving what is under way (again to stop at once)", file=sys.stderr)
-
-    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _lead(request: Any) -> str:
@@ -387,6 +392,6 @@ def _say_rows(rows: list[dict[str, Any]]) -> None:
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
-def _fail(message: str, status: int) -> None:
+def _fail(message: str, status: int) -> NoReturn:
     print(f"batchlab: {message}", file=sys.stderr)
     sys.exit(status)

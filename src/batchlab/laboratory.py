@@ -1,7 +1,6 @@
 """The rooms wired together: what the command line and Python callers ask of the laboratory."""
 
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from pydantic import ValidationError
 from batchlab.analysis.fits import exponent
 from batchlab.analysis.intervals import mean_interval
 from batchlab.backends import BACKENDS
-from batchlab.backends.base import Backend
+from batchlab.backends.base import Backend, cores
 from batchlab.record import ALL, BIASES, WEIGHTS, Finding, Section
 from batchlab.runner import Progress, Site, run_all
 from batchlab.spec import (
@@ -53,12 +52,8 @@ class Request(Frozen):
 def choose_backend(name: str, workers: int | None, threads: int | None) -> Backend:
     """A backend by name; all cores are used where nothing else is said."""
     one_of("--backend", name, list(BACKENDS))
-    # Fewer than the machine has where this process may not use them all; Linux alone can tell.
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    count = 1 if name == "serial" else workers or cores
-    return BACKENDS[name](count, threads or max(1, cores // count))
+    count = 1 if name == "serial" else workers or cores()
+    return BACKENDS[name](count, threads or max(1, cores() // count))
 
 
 @contextmanager

@@ -12,8 +12,9 @@ QUIET_S = 10.0  # between lines where standard error is not a terminal
 class Live:
     """A bar with the time left on a terminal, a line now and then in a log file."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, unit: str = "runs") -> None:
         self._console = console or Console(stderr=True)
+        self._unit = unit
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._weights: Sequence[float] = ()
@@ -44,7 +45,7 @@ class Live:
             self._bar.start()
             self._task = self._bar.add_task(self._said(), total=1.0, left="")
         elif weights:
-            self._console.print(f"{len(weights)} runs to do", highlight=False)
+            self._console.print(f"{len(weights)} {self._unit} to do", highlight=False)
 
     def advance(self, job: int, share: float) -> None:
         """So much more of a job is done."""
@@ -64,7 +65,7 @@ class Live:
         return done / sum(self._weights)
 
     def _said(self) -> str:
-        return f"{self._ended} of {len(self._weights)} runs"
+        return f"{self._ended} of {len(self._weights)} {self._unit}"
 
     def _left(self) -> str:
         done, spent = self._done(), time.monotonic() - self._began

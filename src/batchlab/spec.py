@@ -49,6 +49,16 @@ def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
     return value
 
 
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """Batch sizes from `1,2,64`; raises `UserError` where these are not whole numbers."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(
+            f"--batch-sizes {text!r}: must be whole numbers separated by commas, like 1,2,64"
+        ) from None
+
+
 class Frozen(BaseModel):
     """Immutable, strict, no unknown fields."""
 

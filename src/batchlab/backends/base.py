@@ -1,5 +1,6 @@
 """What every backend is: a map of one function over items, results as they come."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
@@ -11,6 +12,13 @@ Work = Callable[[Item, Report], Result]
 
 class Interrupted(Exception):  # noqa: N818, a wish, not an error
     """The user has asked to stop; what is under way saves itself and ends."""
+
+
+def cores() -> int:
+    """The machine's cores, or fewer where this process may not use them all; Linux alone tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def limit_threads(threads: int) -> None:

@@ -1,0 +1,1 @@
+"""How fast this machine trains: the engine beside plain loops and beside the hardware's limit."""
