@@ -18,8 +18,8 @@ from batchlab.engine.products import product
 from batchlab.engine.threads import together
 from batchlab.spec import Phase, batch_slices
 
-# Up to this batch size the compiled loop is faster, by measurement (docs/engine.md): matrix products
-# pay for a step's calls late where the weights are few.
+# Up to this batch size the compiled loop is faster, by measurement (docs/engine.md); where the
+# weights are few, a step's calls cost more than its products.
 COMPILED, COMPILED_FEW = 24, 64
 FEW = 2**18  # weights
 

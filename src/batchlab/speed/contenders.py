@@ -25,8 +25,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from batchlab.engine.data import load
 from batchlab.engine.draws import epoch_order, generator
-from batchlab.engine.step import Stepper, stepper
-from batchlab.engine.train import STRETCH
+from batchlab.engine.step import stepper
 from batchlab.spec import Model, Phase, batch_slices
 from batchlab.workloads import workload
 from batchlab.workloads.base import Data
@@ -184,15 +183,10 @@ class Batchlab(Contender):
         """As the training loop does, without its measurements."""
         size = self._phase.batch_size
         for x_NI, y_N in self._shuffled.take(steps, size):
-            for rows in batch_slices(len(y_N), STRETCH * size):
-                _steps(self._stepper, x_NI[rows], y_N[rows], size)
+            for rows in batch_slices(len(y_N), self._stepper.stretch * size):
+                self._stepper.steps(x_NI[rows], y_N[rows], size)
                 self._stepper.first_diverged()
-
-
-def _steps(one: Stepper, x_NI: torch.Tensor, y_N: torch.Tensor, size: int) -> None:
-    """One step for each `size` consecutive rows."""
-    for rows in batch_slices(len(y_N), size):
-        one.step(x_NI[rows], y_N[rows])
+        self._stepper.settle()
 
 
 def plain_optimizer(model: nn.Module, phase: Phase) -> torch.optim.Optimizer:
