@@ -18,13 +18,16 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {"spec", "record", "workloads", "probes"},
     "store": {"spec", "record"},
     "backends": set(),
-    "runner": {"engine", "store", "backends", "spec", "record"},
+    "plan": {"spec"},
+    "calibrate": {"plan", "engine", "workloads", "backends", "spec"},
+    "jobs": {"plan", "engine", "store", "backends", "spec", "record"},
+    "runner": {"jobs", "calibrate", "plan", "engine", "store", "backends", "spec"},
     "analysis": {"record"},
     "studies": {"spec", "record", "analysis"},
     "report": {"record"},
     "progress": set(),
 }
-NO_TORCH = ("spec", "record", "analysis", "studies", "report", "progress", "cli")
+NO_TORCH = ("spec", "record", "analysis", "studies", "report", "progress", "plan", "cli")
 ANYTHING = {"cli", "laboratory", "__init__", "__main__"}
 
 

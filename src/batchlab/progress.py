@@ -28,12 +28,13 @@ class Live:
     def __exit__(self, *_: object) -> None:
         self._close()
 
-    def plan(self, weights: Sequence[float], labels: Sequence[str]) -> None:
-        """Start over with these jobs."""
+    def plan(self, weights: Sequence[float], labels: Sequence[str], said: str) -> None:
+        """Start over with these jobs; the plan is told in so many words."""
         self._close()
         self._weights, self._labels = weights, labels
         self._shares, self._ended = [0.0] * len(weights), 0
         self._began = self._told = time.monotonic()
+        self._console.print(said, highlight=False, soft_wrap=True)
         if weights and self._console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
@@ -43,8 +44,6 @@ class Live:
             )
             self._bar.start()
             self._task = self._bar.add_task(self._said(), total=1.0, left="")
-        elif weights:
-            self._console.print(f"{len(weights)} runs to do", highlight=False)
 
     def advance(self, job: int, share: float) -> None:
         """So much more of a job is done."""
@@ -64,7 +63,7 @@ class Live:
         return done / sum(self._weights)
 
     def _said(self) -> str:
-        return f"{self._ended} of {len(self._weights)} runs"
+        return f"{self._ended} of {len(self._weights)} jobs"
 
     def _left(self) -> str:
         done, spent = self._done(), time.monotonic() - self._began
