@@ -27,7 +27,7 @@ BUDGET_S = 0.3  # for each kind of step
 FEWEST_STEPS, MOST_STEPS = 4, 128
 SHARE = 0.05  # of the steps planned, where that is more than the fewest
 ROWS = 2048  # of the data, or four batches
-TRIAL_SAMPLES = 64  # of a trial
+TRIAL_SAMPLES = 128  # of a trial
 LEAST_S = 1e-6  # a piece costs something, whatever the clock says
 NEVER = 2**40  # epochs between measurements
 
@@ -39,6 +39,13 @@ class Seconds(NamedTuple):
 
     step: float
     weights: float  # measuring the weights alone
+
+
+class Pass(NamedTuple):
+    """Seconds between the ends of two trials, all threads at work."""
+
+    plain: float
+    detailed: float
 
 
 class _Part(NamedTuple):
@@ -62,7 +69,7 @@ def calibrate(plan: Plan, data_dir: Path | None, device: str, threads: int) -> l
         steps = _time_kinds(plan, data)
         models = {_model(kind): kind for kind in steps}
         evaluations = {model: _time_evaluation(kind, data) for model, kind in models.items()}
-        passes: dict[TrialsSpec, float] = {}
+        passes: dict[TrialsSpec, Pass] = {}
         costs = []
         for piece in plan.pieces:
             if isinstance(piece, Stretch):
@@ -136,14 +143,7 @@ def _time_steps(kind: TrainSpec, rate: float, planned: int, data: Data) -> Secon
     phase = kind.schedule[0].model_copy(update={"learning_rate": rate, "steps": marks[-1] + 1})
     cadence = Cadence(every=NEVER, steps=tuple(marks))
     spec = kind.model_copy(update={"schedule": (phase,), "cadence": cadence})
-    rows = min(len(data.train_x), size * max(4, ROWS // size))
-    part = replace(
-        data,
-        train_x=data.train_x[:rows],
-        train_y=data.train_y[:rows],
-        test_x=data.test_x[:ROWS],
-        test_y=data.test_y[:ROWS],
-    )
+    part = _part(data, size * max(4, ROWS // size))
     taken = 0
     began = time.monotonic()
     at: dict[int, float] = {}
@@ -181,38 +181,52 @@ def _time_evaluation(kind: TrainSpec, load_data: Load) -> float:
     return seconds * (len(data.train_x) + len(data.test_x)) / len(x)
 
 
-def _trials_cost(spec: TrialsSpec, load_data: Load, passes: dict[TrialsSpec, float]) -> float:
+def _trials_cost(spec: TrialsSpec, load_data: Load, passes: dict[TrialsSpec, Pass]) -> float:
     """Seconds for all trials of the spec; `passes` keeps what was timed for others like it."""
     start = _model(spec.start).model_copy(update={"schedule": spec.start.schedule[-1:]})
-    data, timed = load_data(start), []
-    for detailed in (False, True):
-        if detailed and not spec.detailed:
-            break
-        update = {"start": start, "draws": 1, "orders": 1, "detailed": int(detailed)}
-        one = spec.model_copy(update=update)
-        if one not in passes:
-            passes[one] = _time_pass(one, data)
-        timed.append(passes[one])
-    # Every thread of a CPU takes a trial of its own.
-    side_by_side = torch.get_num_threads() if data.train_x.device.type == "cpu" else 1
-    plain = (spec.draws - spec.detailed) * timed[0]
-    return spec.orders * (plain + spec.detailed * timed[-1]) / side_by_side
+    threads = torch.get_num_threads()
+    detailed = min(1, spec.detailed)
+    update = {
+        "start": start,
+        "samples": min(spec.samples, max(TRIAL_SAMPLES, min(spec.batch_sizes))),
+        "draws": 2 * threads * (1 + detailed),
+        "orders": 1,
+        "detailed": 2 * threads * detailed,
+    }
+    short = spec.model_copy(update=update)
+    sizes = tuple(size for size in spec.batch_sizes if size <= short.samples)
+    short = short.model_copy(update={"batch_sizes": sizes})
+    if short not in passes:
+        passes[short] = _time_passes(short, threads, _part(load_data(start), ROWS))
+    # Large batches cost about what the largest timed does: the time is in the samples.
+    scale = spec.samples / short.samples * len(spec.batch_sizes) / len(sizes)
+    timed = passes[short]
+    seconds = (spec.draws - spec.detailed) * timed.plain + spec.detailed * timed.detailed
+    return scale * spec.orders * seconds
 
 
-def _time_pass(spec: TrialsSpec, data: Data) -> float:
-    """Seconds that one trial takes at all batch sizes, from one over a few of its samples.
+def _time_passes(spec: TrialsSpec, threads: int, data: Data) -> Pass:
+    """Seconds a trial at all batch sizes: every thread does two, and the second is timed.
 
-    A full one is seconds on a large model. Batch sizes above the few samples take a step of all.
+    What comes before the first is done once a spec and takes no time beside many trials.
     """
-    samples = min(spec.samples, max(TRIAL_SAMPLES, min(spec.batch_sizes)))
-    sizes = tuple(b for b in spec.batch_sizes if b <= samples)
-    short = spec.model_copy(update={"samples": samples, "batch_sizes": sizes})
     model = initial_model(spec.start, data)
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
+    at = [time.monotonic()]
     start = RunState(tensors, Position(), [], "finished")
-    run_trials(short, start, data)  # the first call compiles
-    began = time.monotonic()
-    run_trials(short, start, data)
-    seconds = time.monotonic() - began
-    # Large batches cost about what the largest timed does: the time is in the samples.
-    return seconds * spec.samples / samples * len(spec.batch_sizes) / len(sizes)
+    run_trials(spec, start, data, tick=lambda _: at.append(time.monotonic()))
+    if len(at) <= spec.draws:  # a GPU does many side by side
+        return Pass(*[(at[-1] - at[0]) / spec.draws] * 2)
+    plain = (at[-1] - at[-1 - threads]) / threads
+    return Pass(plain, (at[2 * threads] - at[threads]) / threads if spec.detailed else plain)
+
+
+def _part(data: Data, rows: int) -> Data:
+    """So many samples of each split."""
+    return replace(
+        data,
+        train_x=data.train_x[:rows],
+        train_y=data.train_y[:rows],
+        test_x=data.test_x[:rows],
+        test_y=data.test_y[:rows],
+    )

@@ -136,14 +136,14 @@ class Plan:
 
     def said(self, seconds: float) -> str:
         """The plan in a line, with the time it is expected to take."""
-        stored = f"; {self.stored:,} stored ones are left out" if self.stored else ""
+        stored = f"; {_count(self.stored, 'stored run')} left out" if self.stored else ""
         if not self.runs:
             return f"plan: nothing to run{stored}"
         trials = sum(isinstance(run, TrialsSpec) for run in self.runs)
         of_trials = f" ({trials:,} of gradient trials)" if trials else ""
         return (
-            f"plan: {len(self.runs):,} runs{of_trials}, {self.epochs_asked:,.6g} epochs asked, "
-            f"{self.epochs_trained:,.6g} trained, about {_duration(seconds)}{stored}"
+            f"plan: {_count(len(self.runs), 'run')}{of_trials}, {self.epochs_asked:,.6g} epochs "
+            f"asked, {self.epochs_trained:,.6g} trained, about {_duration(seconds)}{stored}"
         )
 
     def json(self, seconds: float, costs: Sequence[float]) -> dict[str, Any]:
@@ -371,6 +371,10 @@ def _family(spec: TrainSpec) -> TrainSpec:
 def _unit(phase: Phase) -> Phase:
     """One epoch of a phase in epochs; a phase in steps is shared as a whole or not at all."""
     return phase.model_copy(update={"epochs": 1}) if phase.epochs else phase
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _duration(seconds: float) -> str:
