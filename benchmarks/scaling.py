@@ -20,8 +20,8 @@ from statistics import median
 
 from batchlab import laboratory as lab
 from batchlab.backends.base import cores, limit_threads
+from batchlab.jobs import Site
 from batchlab.progress import Live
-from batchlab.runner import Site
 from batchlab.spec import Cadence, Model, Phase
 from batchlab.speed import hardware
 from batchlab.speed.comparison import Spread, compare

@@ -201,6 +201,38 @@ def test_bad_input(name: str, tmp_path: Path, batchlab: Call) -> None:
     assert after == before, "something was half-written"
 
 
+DRY: dict[str, tuple[tuple[object, ...], int]] = {
+    "train": ((*TRAIN, "--store", "s"), 1),
+    "trials": (("trials", "--after", "128:0.01:3", "--batch-sizes", "8,16", "--store", "s"), 2),
+    "reproduce": (("reproduce", "--scale", "smoke", "--seeds", 1, "--out", "o"), 21),
+}
+
+
+@pytest.mark.parametrize("name", DRY)
+def test_a_dry_run_prints_the_plan_and_stops(name: str, tmp_path: Path, batchlab: Call) -> None:
+    words, runs = DRY[name]
+    plan = told(batchlab(*words, "--dry-run", "--json"))["plan"]
+    assert (plan["runs"], plan["stored"]) == (runs, 0)
+    assert plan["epochs_asked"] >= plan["epochs_trained"] > 0
+    assert plan["steps_trained"] == sum(s["steps"] for s in plan["stretches"])
+    assert plan["seconds_estimated"] > 0
+    done = batchlab(*words, "--dry-run")
+    assert done.stdout.startswith(f"plan: {runs:,} run")
+    assert not list(tmp_path.iterdir()), "something was written"
+
+
+def test_the_plan_is_told_before_it_runs_and_leaves_out_what_is_stored(batchlab: Call) -> None:
+    done = batchlab(*TRAIN, "--store", "s", "--json")
+    assert done.stderr.startswith("plan: 1 run, 3 epochs asked, 3 trained, about ")
+    longer = ("train", "--phase", "128:0.01:3", "--phase", "64:0.01:2", "--store", "s")
+    assert told(batchlab(*TRAIN, "--store", "s", "--dry-run", "--json"))["plan"]["stored"] == 1
+    assert "nothing to run; 1 stored run left out" in batchlab(*TRAIN, "--store", "s").stderr
+    before = sorted(p.name for p in Path("s").rglob("*"))
+    plan = told(batchlab(*longer, "--dry-run", "--json"))["plan"]
+    assert [s["steps"] for s in plan["stretches"]] == [36 + 46]  # a leaf's end is not kept
+    assert sorted(p.name for p in Path("s").rglob("*")) == before
+
+
 def test_help_and_no_words(batchlab: Call) -> None:
     for words in ((), ("--help",)):
         done = batchlab(*words)

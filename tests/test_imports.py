@@ -18,7 +18,10 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {"spec", "record", "workloads", "probes"},
     "store": {"spec", "record"},
     "backends": set(),
-    "runner": {"engine", "store", "backends", "spec", "record"},
+    "plan": {"spec"},
+    "calibrate": {"plan", "engine", "workloads", "backends", "spec"},
+    "jobs": {"plan", "engine", "store", "backends", "spec", "record"},
+    "runner": {"jobs", "calibrate", "plan", "engine", "store", "backends", "spec"},
     "analysis": {"record"},
     "studies": {"spec", "record", "analysis"},
     "report": {"record"},
@@ -26,7 +29,17 @@ ALLOWED: dict[str, set[str]] = {
     "stopping": set(),
     "speed": {"engine", "workloads", "backends", "spec"},
 }
-NO_TORCH = ("spec", "record", "analysis", "studies", "report", "progress", "stopping", "cli")
+NO_TORCH = (
+    "spec",
+    "record",
+    "analysis",
+    "studies",
+    "report",
+    "progress",
+    "plan",
+    "stopping",
+    "cli",
+)
 ANYTHING = {"cli", "laboratory", "__init__", "__main__"}
 
 

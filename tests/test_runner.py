@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from batchlab import runner
 from batchlab.backends import BACKENDS
 from batchlab.backends.base import Interrupted
 from batchlab.backends.serial import Serial
-from batchlab.runner import Site, run_all
+from batchlab.jobs import Site
+from batchlab.runner import run_all
 from batchlab.spec import Cadence, Model, Phase, Spec, TrainSpec, TrialsSpec, UserError
 from batchlab.store.database import Store
 
@@ -22,8 +22,9 @@ class Silent:
         self.ended: list[str] = []
         self.shares: dict[int, float] = {}
 
-    def plan(self, weights: Sequence[float], labels: Sequence[str]) -> None:
+    def plan(self, weights: Sequence[float], labels: Sequence[str], said: str) -> None:
         assert len(weights) == len(labels)
+        assert said.startswith("plan: ")
         self.planned += labels
         if weights:
             self.shares = dict.fromkeys(range(len(weights)), 0.0)
@@ -104,7 +105,7 @@ def test_no_trials_from_a_diverged_start(tmp_path: Path) -> None:
     with Store(tmp_path) as store:
         done, progress = run(store, [trials, START])
         assert done == 2
-        assert sorted(progress.ended) == ["diverged", "finished"]
+        assert sorted(progress.ended) == ["diverged", "finished", "left out"]
         assert not store.runs([trials.key])
 
 
@@ -163,9 +164,3 @@ def test_nothing_runs_where_a_spec_does_not_fit(
             run(store, [START, digits(phase(5000))])
         with pytest.raises(UserError, match="unknown 'cifar'"):
             run(store, [START.model_copy(update={"workload": "cifar"})])
-
-
-def test_a_step_costs_more_than_its_samples() -> None:
-    small, large = runner._cost(digits(phase(2))), runner._cost(digits(phase(200)))
-    assert small > 10 * large
-    assert runner._cost(TRIALS) > 0

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from batchlab.spec import (
     Cadence,
     Optimizer,
     Phase,
+    Spec,
     TrainSpec,
     TrialsSpec,
     UserError,
@@ -55,6 +56,7 @@ Device = Annotated[str, typer.Option(help="cpu or cuda")]
 SaveEvery = Annotated[
     float, typer.Option(min=0, help="seconds between checkpoints of runs under way")
 ]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
 
 
@@ -87,6 +89,7 @@ def reproduce(
     save_every: SaveEvery = 30,
     store: StoreDir = None,
     out: Annotated[Path, typer.Option(help="where the report goes")] = Path("out"),
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Run the article's studies and write the report; what is stored is not run again."""
@@ -103,6 +106,9 @@ def reproduce(
         protocol=protocol.smoke() if scale == "smoke" else protocol, seeds=seeds, studies=chosen
     )
     how = _How(backend, workers, threads, device, data_dir, save_every)
+    if dry_run:
+        _say_plan(request.specs(), store or out / "store", how, as_json)
+        return
     _writable(out)
     with _bench(store or out / "store", how) as bench:
         trained = lab.reproduce(request, bench)
@@ -151,6 +157,7 @@ def train(
     data_dir: DataDir = None,
     save_every: SaveEvery = 30,
     store: StoreDir = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Train one model by a schedule and say where it ended."""
@@ -159,6 +166,9 @@ def train(
     chosen = _optimizer(optimizer, momentum, weight_decay)
     spec = _train_spec(workload, phase, chosen, seed, every, steps)
     how = _How(backend, workers, threads, device, data_dir, save_every)
+    if dry_run:
+        _say_plan([spec], store, how, as_json)
+        return
     with _bench(store, how) as bench:
         told = lab.train_one(spec, bench)
     if as_json:
@@ -190,6 +200,7 @@ def trials(
     data_dir: DataDir = None,
     save_every: SaveEvery = 30,
     store: StoreDir = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Measure what a pass over fresh samples adds up to at each batch size."""
@@ -208,6 +219,9 @@ def trials(
         detailed=min(detailed, trials),
     )
     how = _How(backend, workers, threads, device, data_dir, save_every, keep_tensors)
+    if dry_run:
+        _say_plan([spec], store, how, as_json)
+        return
     with _bench(store, how) as bench:
         rows = lab.trials_one(spec, bench)
     if as_json:
@@ -291,16 +305,30 @@ class _How(NamedTuple):
 
 
 @contextmanager
-def _bench(store: Path | None, how: _How) -> Iterator["Bench"]:
+def _bench(store: Path | None, how: _How, *, look: bool = False) -> Iterator["Bench"]:
     """A bench as the options ask for it, with a live progress and Ctrl-C heard."""
     from batchlab import laboratory as lab
-    from batchlab.runner import Site
+    from batchlab.jobs import Site
 
     backend = lab.choose_backend(how.backend, how.workers, how.threads)
     device = _device(how.device)
-    with lab.open_store(store) as there, Live() as progress, stopping() as asked:
+    with lab.open_store(store, look=look) as there, Live() as progress, stopping() as asked:
         site = Site(there.root, how.data_dir, device, how.save_every, how.tensors)
         yield lab.Bench(there, backend, site, progress, asked)
+
+
+def _say_plan(specs: Sequence[Spec], store: Path | None, how: _How, as_json: bool) -> None:
+    """Print what would be run, on standard output; nothing is trained and nothing written."""
+    from batchlab import laboratory as lab
+
+    with _bench(store, how, look=True) as bench:
+        costed = bench.plan(specs)
+    if as_json:
+        _json(lab.plan_json(costed))
+        return
+    print(costed.plan.said(costed.seconds))
+    shown = zip(costed.plan.pieces, costed.costs, strict=True)
+    _say_rows([{"job": p.label, "steps": p.steps, "seconds": cost} for p, cost in shown])
 
 
 def _train_spec(

@@ -16,8 +16,9 @@ from batchlab.analysis.fits import exponent
 from batchlab.analysis.intervals import mean_interval
 from batchlab.backends import BACKENDS
 from batchlab.backends.base import Backend, cores
+from batchlab.jobs import Site
 from batchlab.record import ALL, BIASES, WEIGHTS, Finding, Section
-from batchlab.runner import Progress, Site, run_all
+from batchlab.runner import Costed, Progress, prepare, run_all
 from batchlab.spec import (
     Frozen,
     Protocol,
@@ -29,7 +30,7 @@ from batchlab.spec import (
     one_of,
     parse_spec,
 )
-from batchlab.store.database import Run, Store
+from batchlab.store.database import FILE, Run, Store
 from batchlab.studies import STUDIES
 from batchlab.studies.results import Results, Trials
 
@@ -57,10 +58,13 @@ def choose_backend(name: str, workers: int | None, threads: int | None) -> Backe
 
 
 @contextmanager
-def open_store(root: Path | None) -> Iterator[Store]:
-    """The store at `root`, or one that is gone afterwards where there is none."""
-    if root is not None:
-        with Store(root) as store:
+def open_store(root: Path | None, *, look: bool = False) -> Iterator[Store]:
+    """The store at `root`, or one that is gone afterwards where there is none.
+
+    Only to `look` at it makes none where there is none, and changes nothing in one.
+    """
+    if root is not None and (not look or (root / FILE).exists()):
+        with Store(root, create=not look) as store:
             yield store
     else:
         with tempfile.TemporaryDirectory() as gone, Store(Path(gone)) as store:
@@ -122,11 +126,20 @@ class Bench:
             stopping=self.stopping,
         )
 
+    def plan(self, specs: Iterable[Spec]) -> Costed:
+        """What running them would come to; nothing is trained."""
+        return prepare(specs, self.store, self.backend, self.site)
+
 
 def reproduce(request: Request, bench: Bench) -> int:
     """Run what the store lacks of the request; how many runs that took."""
     bench.store.ask(request.canonical())
     return bench.run(request.specs())
+
+
+def plan_json(costed: Costed) -> dict[str, Any]:
+    """The one document that a dry run prints."""
+    return {"plan": costed.plan.json(costed.seconds, costed.costs)}
 
 
 def train_one(spec: TrainSpec, bench: Bench) -> dict[str, Any]:

@@ -12,7 +12,7 @@ QUIET_S = 10.0  # between lines where standard error is not a terminal
 class Live:
     """A bar with the time left on a terminal, a line now and then in a log file."""
 
-    def __init__(self, console: Console | None = None, unit: str = "runs") -> None:
+    def __init__(self, console: Console | None = None, unit: str = "jobs") -> None:
         self._console = console or Console(stderr=True)
         self._unit = unit
         self._bar: Progress | None = None
@@ -29,12 +29,16 @@ class Live:
     def __exit__(self, *_: object) -> None:
         self._close()
 
-    def plan(self, weights: Sequence[float], labels: Sequence[str]) -> None:
-        """Start over with these jobs."""
+    def plan(
+        self, weights: Sequence[float], labels: Sequence[str], said: str | None = None
+    ) -> None:
+        """Start over with these jobs; the plan is told in so many words, or by their number."""
         self._close()
         self._weights, self._labels = weights, labels
         self._shares, self._ended = [0.0] * len(weights), 0
         self._began = self._told = time.monotonic()
+        told = f"{len(weights)} {self._unit} to do" if said is None else said
+        self._console.print(told, highlight=False, soft_wrap=True)
         if weights and self._console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
@@ -44,8 +48,6 @@ class Live:
             )
             self._bar.start()
             self._task = self._bar.add_task(self._said(), total=1.0, left="")
-        elif weights:
-            self._console.print(f"{len(weights)} {self._unit} to do", highlight=False)
 
     def advance(self, job: int, share: float) -> None:
         """So much more of a job is done."""

@@ -82,6 +82,80 @@ def test_stopping_interrupts_what_is_under_way(name: str) -> None:
     assert time.monotonic() - began < 50
 
 
+def stamp(item: int, report: Report) -> tuple[float, float]:
+    began = time.monotonic()
+    time.sleep(0.05 * item)
+    report(1)
+    return began, time.monotonic()
+
+
+AFTER = [None, 0, None, 0, 2, 4]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_item_waits_for_another(name: str) -> None:
+    results = dict(
+        BACKENDS[name](2, 1).map(
+            stamp,
+            [3, 1, 1, 2, 1, 1],
+            progress=lambda *_: None,
+            stopping=lambda: False,
+            after=AFTER,
+        )
+    )
+    assert sorted(results) == list(range(6))
+    for index, other in enumerate(AFTER):
+        if other is not None:
+            assert results[index][0] >= results[other][1]
+
+
+def test_processes_do_not_wait_for_a_whole_level() -> None:
+    results = dict(
+        BACKENDS["processes"](2, 1).map(
+            stamp,
+            [40, 0, 0, 0, 0],
+            progress=lambda *_: None,
+            stopping=lambda: False,
+            after=[None, None, 1, 2, 3],
+        )
+    )
+    assert results[4][1] < results[0][1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("after", [[0], [None, 2, None], [1, None], [None, -1], [None]])
+def test_nothing_waits_for_a_later_item(name: str, after: list[int | None]) -> None:
+    items = [1, 2] if len(after) == 1 and after[0] is None else [1] * len(after)
+    silent = lambda *_: None  # noqa: E731
+    with pytest.raises(ValueError, match="wait"):
+        list(
+            BACKENDS[name](2, 1).map(
+                double, items, progress=silent, stopping=lambda: False, after=after
+            )
+        )
+
+
+def fail_second(item: int, report: Report) -> int:
+    report(1)
+    if item == 1:
+        raise ValueError("item 1 is bad")
+    return item
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_waits_for_a_failure_is_not_begun(name: str) -> None:
+    results = BACKENDS[name](1, 1).map(
+        fail_second,
+        [0, 1, 2],
+        progress=lambda *_: None,
+        stopping=lambda: False,
+        after=[None, 0, 1],
+    )
+    assert next(results) == (0, 0)
+    with pytest.raises(ValueError, match="is bad"):
+        next(results)
+
+
 def test_processes_are_other_processes_with_their_own_threads() -> None:
     results = dict(
         BACKENDS["processes"](2, 1).map(

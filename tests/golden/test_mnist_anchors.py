@@ -8,7 +8,8 @@ import pytest
 
 from batchlab import laboratory as lab
 from batchlab.backends import BACKENDS
-from batchlab.runner import Site, run_all
+from batchlab.jobs import Site
+from batchlab.runner import run_all
 from batchlab.spec import Cadence, Optimizer, Phase
 from batchlab.store.database import Store
 from batchlab.workloads import workload

@@ -7,8 +7,8 @@ import pytest
 
 from batchlab import laboratory as lab
 from batchlab.backends import BACKENDS
+from batchlab.jobs import Site
 from batchlab.record import Section
-from batchlab.runner import Site
 from batchlab.spec import CONVENTIONS, Protocol, TrainSpec, TrialsSpec
 from batchlab.store.database import Store
 from batchlab.studies import STUDIES

@@ -28,8 +28,22 @@ def limit_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
+def waits(count: int, after: Sequence[int | None] | None) -> list[int | None]:
+    """Which item each of `count` waits for; `ValueError` where one would wait for a later one."""
+    known: list[int | None] = [None] * count if after is None else list(after)
+    if len(known) != count:
+        raise ValueError(f"{len(known)} waits for {count} items")
+    for index, other in enumerate(known):
+        if other is not None and not 0 <= other < index:
+            raise ValueError(f"item {index} can't wait for item {other}")
+    return known
+
+
 class Backend(Protocol):
     """Runs work somewhere. An exception in the work is raised again where the results are read."""
+
+    workers: int  # items at once
+    threads: int  # of each worker's arithmetic
 
     def map(
         self,
@@ -38,9 +52,12 @@ class Backend(Protocol):
         *,
         progress: Callable[[int, int], None],
         stopping: Callable[[], bool],
+        after: Sequence[int | None] | None = None,
     ) -> Iterator[tuple[int, Result]]:
         """Yield `(index, work(item, report))` as they end, in any order.
 
+        Items are begun in their order, except that one waits until the item with the index that
+        `after` gives for it has ended: always one that stands before it (`ValueError` otherwise).
         `progress(index, units)` hears what the work of an item reports. Where `stopping()` turns
         true, work under way is interrupted and `Interrupted` is raised.
         """

@@ -1,5 +1,6 @@
 """Several processes on this machine, each with its own threads."""
 
+import heapq
 import multiprocessing
 import queue
 import signal
@@ -10,7 +11,7 @@ from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from typing import Any
 
-from batchlab.backends.base import Interrupted, Item, Result, Work, limit_threads
+from batchlab.backends.base import Interrupted, Item, Result, Work, limit_threads, waits
 
 POLL_S = 0.1  # between looks at results, progress and the wish to stop
 
@@ -23,7 +24,7 @@ class Processes:
     """A pool of `workers` fresh processes with `threads` threads each."""
 
     def __init__(self, workers: int, threads: int) -> None:
-        self._workers, self._threads = workers, threads
+        self.workers, self.threads = workers, threads
 
     def map(
         self,
@@ -32,29 +33,42 @@ class Processes:
         *,
         progress: Callable[[int, int], None],
         stopping: Callable[[], bool],
+        after: Sequence[int | None] | None = None,
     ) -> Iterator[tuple[int, Result]]:
         """Yield results as they end. `work` and the items must be picklable."""
+        waiting = waits(len(items), after)
         if not items:
             return
         # Spawned, not forked: a fork copies PyTorch's thread pools in an unusable state.
         context = multiprocessing.get_context("spawn")
         reports, stop = context.Queue(), context.Event()
-        pool = ProcessPoolExecutor(
-            min(self._workers, len(items)), context, _start, (reports, stop, self._threads)
-        )
+        workers = min(self.workers, len(items))
+        pool = ProcessPoolExecutor(workers, context, _start, (reports, stop, self.threads))
+        ready = [index for index, other in enumerate(waiting) if other is None]  # a heap
+        index_of: dict[Future[Any], int] = {}  # what is under way
+
+        def fill() -> None:
+            # No more than there are workers: what the pool holds can't be overtaken any more.
+            while ready and len(index_of) < workers:
+                index = heapq.heappop(ready)
+                index_of[pool.submit(_run, work, items[index], index)] = index
+
         try:
-            waiting: set[Future[Any]] = set()
-            index_of: dict[Future[Any], int] = {}
-            for index, item in enumerate(items):
-                future = pool.submit(_run, work, item, index)
-                waiting.add(future)
-                index_of[future] = index
-            while waiting:
-                done, waiting = wait(waiting, POLL_S, FIRST_COMPLETED)
+            fill()
+            while index_of:
+                done, _ = wait(index_of, POLL_S, FIRST_COMPLETED)
                 _drain(reports, progress)
-                for future in done:
-                    yield index_of[future], future.result()
-                if stopping():
+                ended = [(index_of.pop(future), future) for future in done]
+                for index, future in ended:
+                    if future.exception() is None:
+                        for other in (i for i, on in enumerate(waiting) if on == index):
+                            heapq.heappush(ready, other)
+                asked = stopping()
+                if not asked:
+                    fill()  # before the results are dealt with: no worker waits for that
+                for index, future in ended:
+                    yield index, future.result()
+                if asked:
                     raise Interrupted
             pool.shutdown(wait=True)  # a worker's last reports may come after its last result
             _drain(reports, progress)

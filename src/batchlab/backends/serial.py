@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from batchlab.backends.base import Interrupted, Item, Result, Work, limit_threads
+from batchlab.backends.base import Interrupted, Item, Result, Work, limit_threads, waits
 
 
 class Serial:
     """Everything here and now, with so many threads for the arithmetic."""
 
     def __init__(self, threads: int) -> None:
-        self._threads = threads
+        self.workers, self.threads = 1, threads
 
     def map(
         self,
@@ -18,9 +18,11 @@ class Serial:
         *,
         progress: Callable[[int, int], None],
         stopping: Callable[[], bool],
+        after: Sequence[int | None] | None = None,
     ) -> Iterator[tuple[int, Result]]:
-        """Yield results in the items' order."""
-        limit_threads(self._threads)
+        """Yield results in the items' order: what an item waits for stands before it."""
+        waits(len(items), after)
+        limit_threads(self.threads)
         for index, item in enumerate(items):
 
             def report(units: int, index: int = index) -> None:

@@ -1,6 +1,7 @@
 """Checkpoint files: tensors and text under a key, each written whole or not at all."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -52,6 +53,15 @@ class Checkpoints:
             raise UserError(
                 f"checkpoint {path}: damaged ({error}); delete it and the run is trained again"
             ) from None
+
+    def texts(self) -> Iterator[dict[str, str]]:
+        """The text of every checkpoint that can be read, without its tensors."""
+        for path in sorted(self._root.glob("*.safetensors")):
+            try:
+                with safe_open(path, framework="pt") as file:
+                    yield file.metadata() or {}
+            except (SafetensorError, OSError):
+                continue
 
     def drop(self, key: str) -> None:
         """Forget the checkpoint of `key`, if there is one."""

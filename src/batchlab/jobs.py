@@ -1,0 +1,235 @@
+"""A piece of the plan as a job: done from its last checkpoint, in whatever process it lands."""
+
+import json
+import platform
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import torch
+
+from batchlab import __version__
+from batchlab.backends.base import Report
+from batchlab.engine.branch import branch, measured, select
+from batchlab.engine.data import load
+from batchlab.engine.state import RunState
+from batchlab.engine.train import SAVE_EVERY_S, train
+from batchlab.engine.trials import TrialState, last_weight, run_trials
+from batchlab.plan import Piece, Points, Stretch, Trials, points, trajectory
+from batchlab.record import BinRecord, Record, TrialRecord
+from batchlab.spec import Spec, TrainSpec, UserError
+from batchlab.store.checkpoints import Checkpoints
+from batchlab.store.database import Run
+from batchlab.store.tensors import TensorFiles
+
+LEFT_OUT = "left out"  # trials from a run that diverged
+SPEC = "spec"  # the name of the trajectory's JSON in a checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a job finds its data and leaves its checkpoints: the same for all jobs of a map."""
+
+    store: Path | None  # None: nothing is kept
+    data_dir: Path | None
+    device: str
+    save_every_s: float = SAVE_EVERY_S
+    tensors: Path | None = None  # where trials leave their raw gradients, if anywhere
+
+    def checkpoints(self) -> Checkpoints:
+        """Ends of stretches that others go on from, by trajectory."""
+        return Checkpoints(self._root / "checkpoints")
+
+    def partial(self) -> Checkpoints:
+        """What is under way: stretches by trajectory, trials by their spec."""
+        return Checkpoints(self._root / "partial")
+
+    @property
+    def _root(self) -> Path:
+        if self.store is None:
+            raise ValueError("no checkpoints without a store")
+        return self.store
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A piece to be done, and where."""
+
+    piece: Piece
+    site: Site
+
+
+@dataclass(slots=True)
+class Ended:
+    """A run that has ended, and all that was measured on it."""
+
+    run: Run
+    records: list[Record] = field(default_factory=list)
+    trials: list[TrialRecord] = field(default_factory=list)
+    bins: list[BinRecord] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a piece came out, and the runs that ended with it."""
+
+    status: str
+    ended: tuple[Ended, ...]
+
+
+def under_way_key(piece: Piece) -> str:
+    """What the checkpoint of a piece under way is called."""
+    return (trajectory(piece.spec) if isinstance(piece, Stretch) else piece.spec).key
+
+
+def kept_ends(site: Site) -> dict[TrainSpec, Points]:
+    """The trajectories whose ends are kept, and what was measured on their way.
+
+    A damaged file is no checkpoint: its stretch is trained again and takes its place. One that
+    diverged serves only the runs that were planned with it.
+    """
+    kept = {}
+    for meta in site.checkpoints().texts():
+        try:
+            end = RunState.from_parts({}, meta)
+            path = TrainSpec.model_validate_json(meta[SPEC])
+        except (ValueError, KeyError):
+            continue
+        if end.status == "finished":
+            kept[path] = Points(*measured(end.records))
+    return kept
+
+
+def execute(job: Job, report: Report) -> Outcome:
+    """Do one job, from its last checkpoint where there is one."""
+    if isinstance(job.piece, Stretch):
+        return _stretch(job.site, job.piece, report)
+    return _trials(job.site, job.piece, report)
+
+
+def _stretch(site: Site, stretch: Stretch, report: Report) -> Outcome:
+    spec, path = stretch.spec, trajectory(stretch.spec)
+    data = load(spec.workload, site.data_dir, site.device, spec.dtype)
+    under_way = _Checkpoint(site.partial(), path.key)
+    begun = under_way.load(RunState.from_parts)
+    if begun is None or not _serves(begun, stretch):
+        begun = None
+        if stretch.begin is not None:
+            begun = branch(_end(site, stretch.begin), spec, len(data.train_x))
+    if begun is not None and begun.position.step > stretch.first:
+        report(begun.position.step - stretch.first)
+    end = train(
+        spec,
+        data,
+        start=begun,
+        tick=report,
+        save=under_way.save,
+        save_every_s=site.save_every_s,
+    )
+    if stretch.keep:
+        meta = end.meta() | {SPEC: path.model_dump_json()}
+        site.checkpoints().save(path.key, end.tensors, meta)
+    ended = []
+    for run in stretch.runs:
+        asked = points(run, len(data.train_x))
+        told = _run(site, run, end.status, end.position.step, end.seconds)
+        ended.append(Ended(told, records=select(end.records, *asked)))
+    return Outcome(end.status, tuple(ended))
+
+
+def _serves(state: RunState, stretch: Stretch) -> bool:
+    """Whether a state under way is further than the start and was measured as is needed now."""
+    here, had = state.position.step, Points(*measured(state.records))
+    return here >= stretch.first and had.cover(stretch.needs, here)
+
+
+def _end(site: Site, begin: TrainSpec) -> RunState:
+    end = _Checkpoint(site.checkpoints(), begin.key).load(RunState.from_parts)
+    if end is None:
+        raise FileNotFoundError(f"no checkpoint of {begin.key}")
+    return end
+
+
+def _trials(site: Site, piece: Trials, report: Report) -> Outcome:
+    spec = piece.spec
+    start = _end(site, trajectory(spec.start))
+    if start.status == "diverged":
+        return Outcome(LEFT_OUT, ())
+    data = load(spec.start.workload, site.data_dir, site.device, spec.start.dtype)
+    under_way = _Checkpoint(site.partial(), spec.key)
+    begun = under_way.load(TrialState.from_parts)
+    steps = spec.step_count(len(data.train_x))
+    with ExitStack() as open_files:
+        keep = None
+        if site.tensors is not None:
+            name, weight = last_weight(spec.start, data)
+            keep = TensorFiles(site.tensors, spec, name, (weight.shape[0], weight.shape[1]))
+            open_files.enter_context(keep)
+            if not keep.resumed:
+                begun = None  # the gradients of the passes done are not in these files
+        if begun is not None:
+            report(steps // spec.trials * begun.done)
+        end = run_trials(
+            spec,
+            start,
+            data,
+            begun=begun,
+            tick=report,
+            save=under_way.save,
+            save_every_s=site.save_every_s,
+            keep=keep,
+        )
+    run = _run(site, spec, "finished", steps, end.seconds)
+    return Outcome("finished", (Ended(run, trials=end.records, bins=end.bins()),))
+
+
+class _State(Protocol):
+    """What a checkpoint is made of."""
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]: ...
+
+    def meta(self) -> dict[str, str]: ...
+
+
+State = TypeVar("State")
+
+
+class _Checkpoint:
+    """One state in a directory of them."""
+
+    def __init__(self, checkpoints: Checkpoints, key: str) -> None:
+        self._checkpoints, self._key = checkpoints, key
+
+    def save(self, state: _State) -> None:
+        self._checkpoints.save(self._key, state.tensors, state.meta())
+
+    def load(
+        self, build: Callable[[dict[str, torch.Tensor], dict[str, str]], State]
+    ) -> State | None:
+        """What was saved, if anything was; `UserError` where it is damaged."""
+        found = self._checkpoints.load(self._key)
+        if found is None:
+            return None
+        try:
+            return build(*found)
+        except ValueError as error:
+            raise UserError(
+                f"checkpoint {self._checkpoints.path(self._key)}: damaged ({error}); delete it "
+                "and the run starts over"
+            ) from None
+
+
+def _run(site: Site, spec: Spec, status: str, steps: int, seconds: float) -> Run:
+    environment = {
+        "batchlab": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": site.device,
+        "threads": torch.get_num_threads(),
+    }
+    text = json.dumps(environment, sort_keys=True)
+    return Run(spec.key, spec.kind, spec.canonical(), status, steps, seconds, text)
