@@ -134,6 +134,9 @@ BAD: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
     "study": (("reproduce", "--study", "weather"), ("weather", "batch-size", "gradient")),
     "scale": (("reproduce", "--scale", "huge"), ("huge", "smoke", "article")),
     "seeds": (("reproduce", "--seeds", "0"), ("--seeds",)),
+    "matmul": (("reproduce", "--matmul", "fp8"), ("fp8", "float32", "bf16")),
+    "matmul of a run": ((*TRAIN, "--matmul", "half"), ("--matmul", "float32", "bf16")),
+    "too few trials": (("reproduce", "--trials", "3"), ("--trials", "x>=4")),
     "trial sizes": (
         ("trials", "--after", "8:0.1:1", "--batch-sizes", "1,x"),
         ("--batch-sizes", "'1,x'"),

@@ -26,6 +26,13 @@ SPEC = TrainSpec(workload="digits", model=Model(hidden=(16,)), schedule=(PHASE,)
 TRIALS = TrialsSpec(start=SPEC, batch_sizes=(1, 4), samples=16, draws=2, learning_rate=0.01)
 
 
+def test_bf16_is_another_run_and_not_for_double() -> None:
+    rounded = TrainSpec.model_validate({**SPEC.model_dump(), "matmul": "bf16"})
+    assert rounded.key != SPEC.key
+    with pytest.raises(ValidationError, match="bf16 is for dtype float32"):
+        TrainSpec.model_validate({**SPEC.model_dump(), "matmul": "bf16", "dtype": "float64"})
+
+
 def test_json_both_ways() -> None:
     for spec in (SPEC, TRIALS):
         again = parse_spec(spec.canonical())

@@ -25,6 +25,7 @@ from batchlab.workloads.base import Data
 
 BUDGET_S = 0.3  # for each kind of step
 FEWEST_STEPS, MOST_STEPS = 4, 128
+WHOLE_STRETCHES = 2**12  # steps: enough for several stretches of any stepper
 SHARE = 0.05  # of the steps planned, where that is more than the fewest
 ROWS = 2048  # of the data, or four batches
 TRIAL_SAMPLES = 128  # of a trial
@@ -133,14 +134,17 @@ class _Enough(Exception):  # noqa: N818, not an error
 
 
 def _time_steps(kind: TrainSpec, rate: float, planned: int, data: Data) -> Seconds:
-    """Seconds a step and a measurement of the weights, from stretches of 1, 2, 4, ... steps.
+    """Seconds a step and a measurement of the weights.
 
-    Each of them ends with one measurement, which their difference leaves out.
+    A stepper whose stretches may be cut is timed over 1, 2, 4, ... steps; each of these ends with
+    one measurement, which their difference leaves out. One whose stretches may not is timed over
+    whole ones, the first left out, which compiles; its measurements cost little beside them.
     """
     size = kind.schedule[0].batch_size
     most = max(FEWEST_STEPS, min(MOST_STEPS, int(SHARE * planned)))
     marks = [2**k for k in range(most.bit_length())]
-    phase = kind.schedule[0].model_copy(update={"learning_rate": rate, "steps": marks[-1] + 1})
+    update = {"learning_rate": rate, "steps": marks[-1] + WHOLE_STRETCHES}
+    phase = kind.schedule[0].model_copy(update=update)
     cadence = Cadence(every=NEVER, steps=tuple(marks))
     spec = kind.model_copy(update={"schedule": (phase,), "cadence": cadence})
     part = _part(data, size * max(4, ROWS // size))
@@ -151,10 +155,8 @@ def _time_steps(kind: TrainSpec, rate: float, planned: int, data: Data) -> Secon
     def tick(steps: int) -> None:
         nonlocal taken
         taken += steps
-        now = time.monotonic()
-        if taken in marks:
-            at[taken] = now
-        if taken >= marks[-1] or (len(at) > 2 and now - at[1] > BUDGET_S):
+        now = at[taken] = time.monotonic()
+        if len(at) > 2 and (taken >= marks[-1] or now - at[min(at)] > BUDGET_S):
             raise _Enough
 
     with suppress(_Enough):
@@ -163,6 +165,8 @@ def _time_steps(kind: TrainSpec, rate: float, planned: int, data: Data) -> Secon
     if len(spans) < 2:  # it diverged at once
         return Seconds((time.monotonic() - began) / max(1, taken), 0.0)
     (few, short), (many, long) = spans[0], spans[-1]
+    if 1 not in at:
+        return Seconds(sum(span for _, span in spans) / sum(count for count, _ in spans), 0.0)
     step = (long - short) / (many - few)
     if step <= 0:  # too short for the clock
         step = long / many

@@ -1,28 +1,26 @@
 """The command line: parses, wires, prints. One JSON document on standard output with `--json`."""
 
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
-from rich.table import Table
 
-from batchlab import __version__
 from batchlab.backends.base import Interrupted, cores, limit_threads
+from batchlab.printing import say_findings, say_json, say_rows
 from batchlab.progress import Live
 from batchlab.spec import (
     CONVENTIONS,
+    MATMULS,
     OPTIMIZERS,
     Cadence,
     Optimizer,
     Phase,
+    Protocol,
     Spec,
     TrainSpec,
     TrialsSpec,
@@ -56,6 +54,7 @@ Device = Annotated[str, typer.Option(help="cpu or cuda")]
 SaveEvery = Annotated[
     float, typer.Option(min=0, help="seconds between checkpoints of runs under way")
 ]
+MatmulName = Annotated[str, typer.Option("--matmul", help="float32 or bf16, in training")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
 
@@ -81,6 +80,10 @@ def reproduce(
     study: Annotated[list[str] | None, typer.Option(help="only these; repeatable")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="runs of every curve")] = 5,
     scale: Annotated[str, typer.Option(help="smoke (a quick check) or article")] = "article",
+    matmul: MatmulName = "float32",
+    trials: Annotated[
+        int | None, typer.Option(min=4, help="draws of the gradient trials; else the workload's")
+    ] = None,
     backend: BackendName = "processes",
     workers: Workers = None,
     threads: Threads = None,
@@ -96,15 +99,16 @@ def reproduce(
     from batchlab import laboratory as lab
     from batchlab.report.page import write_report
     from batchlab.studies import STUDIES
-    from batchlab.workloads import workload as find
 
     began = time.monotonic()
-    protocol = find(workload).protocol
+    protocol = _protocol(workload, matmul)
     one_of("--scale", scale, ["smoke", "article"])
     chosen = tuple(dict.fromkeys(one_of("--study", s, list(STUDIES)) for s in study or STUDIES))
-    request = lab.Request(
-        protocol=protocol.smoke() if scale == "smoke" else protocol, seeds=seeds, studies=chosen
-    )
+    if scale == "smoke":
+        protocol = protocol.smoke()
+    if trials is not None:
+        protocol = protocol.with_draws(trials)
+    request = lab.Request(protocol=protocol, seeds=seeds, studies=chosen)
     how = _How(backend, workers, threads, device, data_dir, save_every)
     if dry_run:
         _say_plan(request.specs(), store or out / "store", how, as_json)
@@ -114,28 +118,18 @@ def reproduce(
         trained = lab.reproduce(request, bench)
         sections = lab.sections(request, bench.store)
         rows = lab.describe(bench.store, [spec.key for spec in request.specs()])
-    meta = {
-        "title": f"What batch size should I use, and why? The article's findings on {workload}",
-        "lead": _lead(request),
-        "Workload": f"{workload}, {protocol.train_samples:,} training samples",
-        "Model": "-".join(str(width) for width in ("inputs", *protocol.model.hidden, "classes")),
-        "Scale": scale,
-        "Seeds": str(seeds),
-        "Runs": str(len(rows)),
-        "batchlab": __version__,
-        "Made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    }
+        cover = lab.cover(request, scale, len(rows))
     try:
-        page = write_report(sections, meta, lab.runs_frame(rows), out)
+        page = write_report(sections, cover, lab.runs_frame(rows), out)
     except OSError as error:
         raise UserError(f"--out {out}: can't be written ({error.strerror})") from None
     found = [finding for section in sections for finding in section.findings]
     seconds = round(time.monotonic() - began, 1)
     if as_json:
         told = [finding.json() for finding in found]
-        _json({"report": str(page), "trained": trained, "seconds": seconds, "findings": told})
+        say_json({"report": str(page), "trained": trained, "seconds": seconds, "findings": told})
         return
-    _say_findings([f.json() for f in _headlines(found)])
+    say_findings([f.json() for f in _headlines(found)])
     print(f"{trained} runs trained, {len(rows) - trained} from the store, {seconds} s")
     print(f"report: {page}")
 
@@ -150,6 +144,7 @@ def train(
     steps: Annotated[int | None, typer.Option(min=1, help="end after so many steps")] = None,
     every: Annotated[int, typer.Option(min=1, help="epochs between measurements")] = 1,
     seed: Seed = 0,
+    matmul: MatmulName = "float32",
     backend: BackendName = "serial",
     workers: Workers = None,
     threads: Threads = None,
@@ -164,7 +159,7 @@ def train(
     from batchlab import laboratory as lab
 
     chosen = _optimizer(optimizer, momentum, weight_decay)
-    spec = _train_spec(workload, phase, chosen, seed, every, steps)
+    spec = _train_spec(_protocol(workload, matmul), phase, chosen, seed, every, steps)
     how = _How(backend, workers, threads, device, data_dir, save_every)
     if dry_run:
         _say_plan([spec], store, how, as_json)
@@ -172,9 +167,9 @@ def train(
     with _bench(store, how) as bench:
         told = lab.train_one(spec, bench)
     if as_json:
-        _json(told)
+        say_json(told)
     else:
-        _say_rows([{k: v for k, v in told.items() if k not in ("key", "spec", "cos")}])
+        say_rows([{k: v for k, v in told.items() if k not in ("key", "spec", "cos")}])
 
 
 @app.command()
@@ -193,6 +188,7 @@ def trials(
         Path | None, typer.Option(help="new directory for the raw summed gradients, as .npy")
     ] = None,
     seed: Seed = 0,
+    matmul: MatmulName = "float32",
     backend: BackendName = "serial",
     workers: Workers = None,
     threads: Threads = None,
@@ -206,7 +202,7 @@ def trials(
     """Measure what a pass over fresh samples adds up to at each batch size."""
     from batchlab import laboratory as lab
 
-    start = _train_spec(workload, after, Optimizer(), seed, 1, None)
+    start = _train_spec(_protocol(workload, matmul), after, Optimizer(), seed, 1, None)
     chosen = {one_of("--convention", name, CONVENTIONS) for name in convention or CONVENTIONS}
     spec = TrialsSpec(
         start=start,
@@ -225,9 +221,9 @@ def trials(
     with _bench(store, how) as bench:
         rows = lab.trials_one(spec, bench)
     if as_json:
-        _json(rows)
+        say_json(rows)
     else:
-        _say_rows(rows)
+        say_rows(rows)
 
 
 @app.command()
@@ -255,10 +251,10 @@ def bench(
     except KeyboardInterrupt:
         _fail("stopped; nothing of a comparison is kept", 130)
     if as_json:
-        _json(comparison.json())
+        say_json(comparison.json())
     else:
         print(comparison.head())
-        _say_rows([row.cells() for row in comparison.rows])
+        say_rows([row.cells() for row in comparison.rows])
         print(LEGEND)
 
 
@@ -271,11 +267,11 @@ def runs(store: StoreThere = Path("out/store"), as_json: Json = False) -> None:
     with Store(store, create=False) as there:
         rows = lab.describe(there)
     if as_json:
-        _json(rows)
+        say_json(rows)
     else:
         frame = lab.runs_frame(rows)
         shown = ["workload", "schedule", "seed", "status", "test_accuracy", "W", "seconds"]
-        _say_rows([{name: row[name] for name in shown} for _, row in frame.iterrows()])
+        say_rows([{name: row[name] for name in shown} for _, row in frame.iterrows()])
 
 
 @app.command()
@@ -287,9 +283,9 @@ def findings(store: StoreThere = Path("out/store"), as_json: Json = False) -> No
     with Store(store, create=False) as there:
         told = [finding.json() for finding in lab.findings(there)]
     if as_json:
-        _json(told)
+        say_json(told)
     else:
-        _say_findings(told)
+        say_findings(told)
 
 
 class _How(NamedTuple):
@@ -324,24 +320,28 @@ def _say_plan(specs: Sequence[Spec], store: Path | None, how: _How, as_json: boo
     with _bench(store, how, look=True) as bench:
         costed = bench.plan(specs)
     if as_json:
-        _json(lab.plan_json(costed))
+        say_json(lab.plan_json(costed))
         return
     print(costed.plan.said(costed.seconds))
     shown = zip(costed.plan.pieces, costed.costs, strict=True)
-    _say_rows([{"job": p.label, "steps": p.steps, "seconds": cost} for p, cost in shown])
+    say_rows([{"job": p.label, "steps": p.steps, "seconds": cost} for p, cost in shown])
+
+
+def _protocol(workload: str, matmul: str) -> Protocol:
+    from batchlab.workloads import workload as find
+
+    one_of("--matmul", matmul, MATMULS)
+    return find(workload).protocol.model_copy(update={"matmul": matmul})
 
 
 def _train_spec(
-    workload: str,
+    protocol: Protocol,
     phases: list[str],
     optimizer: Optimizer,
     seed: int,
     every: int,
     steps: int | None,
 ) -> TrainSpec:
-    from batchlab.workloads import workload as find
-
-    protocol = find(workload).protocol
     schedule = [Phase.parse(text, optimizer) for text in phases]
     if seed < 0 or seed >= 2**63:
         raise UserError(f"--seed {seed}: must be a whole number from 0 to 2^63 - 1")
@@ -372,52 +372,12 @@ def _writable(out: Path) -> None:
         raise UserError(f"--out {out}: can't be written ({error.strerror})") from None
 
 
-def _lead(request: Any) -> str:
-    p = request.protocol
-    return (
-        f"Six experiments of 2018 on batch size, run again on {p.workload} with {request.seeds} "
-        f"seeds: batch sizes {p.tiny}, {p.small}, {p.middle} and {p.large} stand for the "
-        "article's 2, 64, 256 and 1,024. Each claim has a verdict from a 95% interval."
-    )
-
-
 def _headlines(found: list[Any]) -> list[Any]:
     """The first of each id: the reading that the page shows first."""
     first: dict[str, Any] = {}
     for finding in found:
         first.setdefault(finding.id, finding)
     return [f for f in first.values() if f.listed]
-
-
-def _json(document: object) -> None:
-    print(json.dumps(document, allow_nan=False))
-
-
-def _say_findings(rows: list[dict[str, Any]]) -> None:
-    _say_rows(
-        [
-            {
-                "finding": row["id"],
-                "convention": row["convention"] or "",
-                "verdict": row["verdict"],
-                "effect": row["effect"],
-                "low": row["low"],
-                "high": row["high"],
-                "n": row["n"],
-            }
-            for row in rows
-        ]
-    )
-
-
-def _say_rows(rows: list[dict[str, Any]]) -> None:
-    """A table on standard output; numbers to four digits."""
-    table = Table(box=None, pad_edge=False)
-    for column in rows[0] if rows else []:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def _fail(message: str, status: int) -> NoReturn:

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
+from batchlab import __version__
 from batchlab.analysis.fits import exponent
 from batchlab.analysis.intervals import mean_interval
 from batchlab.backends import BACKENDS
@@ -75,6 +77,28 @@ def sections(request: Request, store: Store) -> list[Section]:
     """What every study of the request finds and shows, from the store alone."""
     results = _results(request, store)
     return [STUDIES[name].section(results) for name in request.studies]
+
+
+def cover(request: Request, scale: str, runs: int) -> dict[str, str]:
+    """What the page says of itself: title, lead, and what was run."""
+    p = request.protocol
+    return {
+        "title": f"What batch size should I use, and why? The article's findings on {p.workload}",
+        "lead": (
+            f"Six experiments of 2018 on batch size, run again on {p.workload} with "
+            f"{request.seeds} seeds: batch sizes {p.tiny}, {p.small}, {p.middle} and {p.large} "
+            "stand for the article's 2, 64, 256 and 1,024. Each claim has a verdict from a 95% "
+            "interval."
+        ),
+        "Workload": f"{p.workload}, {p.train_samples:,} training samples",
+        "Model": "-".join(str(width) for width in ("inputs", *p.model.hidden, "classes")),
+        "Scale": scale,
+        "Matrix products": p.matmul,
+        "Seeds": str(request.seeds),
+        "Runs": str(runs),
+        "batchlab": __version__,
+        "Made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
 
 
 def findings(store: Store) -> list[Finding]:
@@ -196,6 +220,7 @@ def runs_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         if isinstance(spec, TrainSpec):
             schedule = ", then ".join(p.label() for p in spec.schedule)
             given = {"workload": spec.workload, "schedule": schedule, "seed": spec.seed}
+            given["matmul"] = spec.matmul
             cosines = {f"cos {layer}": value for layer, value in (row["cos"] or {}).items()}
             rest = {k: v for k, v in row.items() if k not in ("spec", "cos", "key")}
             flat.append({"key": row["key"]} | given | rest | cosines)

@@ -16,9 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 OptimizerName = Literal["sgd", "adam", "adamw"]
 Initialisation = Literal["glorot_uniform", "glorot_normal", "he_uniform", "lecun_normal", "torch"]
 Dtype = Literal["float32", "float64"]
+Matmul = Literal["float32", "bf16"]
 Convention = Literal[
     "mean-frozen", "sum-frozen", "mean-stepping", "sum-stepping", "mean-last", "sum-last"
 ]
+MATMULS: tuple[Matmul, ...] = get_args(Matmul)
 OPTIMIZERS: tuple[OptimizerName, ...] = get_args(OptimizerName)
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 
@@ -188,6 +190,13 @@ class TrainSpec(Frozen):
     seed: Seed
     cadence: Cadence = Cadence()
     dtype: Dtype = "float32"
+    matmul: Matmul = "float32"  # what matrix products round their factors to while training
+
+    @model_validator(mode="after")
+    def _double_is_not_rounded(self) -> Self:
+        if self.matmul == "bf16" and self.dtype == "float64":
+            raise ValueError("matmul bf16 is for dtype float32")
+        return self
 
     def step_count(self, samples: int) -> int:
         """All steps of the schedule on `samples` training samples."""
@@ -314,6 +323,7 @@ class Protocol(Frozen):
     crossed: Count  # so many draws, each in as many orders: what either adds to the spread
     crossed_batch_sizes: tuple[Count, ...]
     weight_decays: tuple[PositiveFloat, ...]  # decoupled, for AdamW
+    matmul: Matmul = "float32"
 
     def smoke(self) -> Self:
         """The same contrasts, cut to what a quick check needs."""
@@ -327,6 +337,11 @@ class Protocol(Frozen):
             }
         )
 
+    def with_draws(self, draws: int) -> Self:
+        """The same with so many draws of samples in the gradient trials."""
+        fewer = {name: min(draws, getattr(self, name)) for name in ("detailed", "crossed")}
+        return self.model_copy(update={"draws": draws, **fewer})
+
     def spec(self, schedule: Sequence[Phase], seed: int, cadence: Cadence) -> TrainSpec:
         """A training run of this workload's model."""
         return TrainSpec(
@@ -335,6 +350,7 @@ class Protocol(Frozen):
             schedule=tuple(schedule),
             seed=seed,
             cadence=cadence,
+            matmul=self.matmul,
         )
 
     def matched_epochs(self, batch_size: int) -> int:

@@ -17,7 +17,7 @@ from batchlab.engine.step import (
     Stepper,
     stepper,
 )
-from batchlab.spec import Model, Optimizer
+from batchlab.spec import MATMULS, Matmul, Model, Optimizer
 from batchlab.workloads.mlp import build
 from tests import toy
 
@@ -63,6 +63,25 @@ def test_fast_steps_are_autograd(
             one.steps(data.train_x, data.train_y, size)
         one.settle()
     assert distance([mine, plain], fresh(dtype)) < tolerance
+
+
+@pytest.mark.parametrize("make", [InPlaceSGD, Autograd])
+def test_bf16_products_are_near_and_not_the_same(make: type[Stepper]) -> None:
+    data, phase = toy.data(), toy.phase(25)
+    ends: dict[Matmul, nn.Module] = {}
+    for matmul in MATMULS:
+        model = ends[matmul] = fresh(torch.float32)
+        layers = linear_layers(model)
+        assert layers is not None
+        if make is InPlaceSGD:
+            one: Stepper = InPlaceSGD(layers, phase.learning_rate, matmul)
+        else:
+            one = Autograd(model, phase, matmul)
+        for _ in range(4):
+            one.steps(data.train_x, data.train_y, 25)
+        assert one.first_diverged() is None
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert 1e-5 < distance([ends["bf16"], ends["float32"]], fresh(torch.float32)) < 0.05
 
 
 @pytest.mark.parametrize("hidden", [(1024, 1100), (520, 1100, 600), (1030, 2048)], ids=str)

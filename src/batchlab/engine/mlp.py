@@ -7,12 +7,14 @@ gradients d the weight gradient is d^T h, so a step adds -rate d^T h to the weig
 Shapes: R replicas, B samples of a batch, I inputs and O outputs of a layer.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import nn
 
 from batchlab.engine.products import product
+
+Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def linear_layers(model: nn.Module) -> list[nn.Linear] | None:
@@ -41,18 +43,20 @@ def backward(
     biases_RO: Sequence[torch.Tensor],
     x_RBI: torch.Tensor,
     y_RB: torch.Tensor,
+    multiply: Product = product,
 ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
     """Yield `(layer, d_RBO, h_RBI)` from the last layer to the first, for the mean loss.
 
     A layer's weight gradient is `d.mT @ h`, its bias gradient `d.sum(1)`. What lies below a layer
-    is computed before the layer is yielded, so the caller may update it in place at once.
+    is computed before the layer is yielded, so the caller may update it in place at once. Where
+    `multiply` rounds, activations and gradients between layers are as it leaves them.
     """
     activations = [x_RBI]
     last = len(weights_ROI) - 1
     for index, (w, b) in enumerate(zip(weights_ROI, biases_RO, strict=True)):
-        z = product(activations[-1], w.mT).add_(b.unsqueeze(1))
+        z = multiply(activations[-1], w.mT).add_(b.unsqueeze(1))
         activations.append(z if index == last else z.relu_())
-    d = activations.pop().softmax(-1)
+    d = activations.pop().to(x_RBI.dtype).softmax(-1)
     d.scatter_add_(-1, y_RB.unsqueeze(-1), d.new_full((), -1.0).expand(*y_RB.shape, 1))
     d.div_(y_RB.shape[1])
     for index in range(last, -1, -1):
@@ -60,6 +64,6 @@ def backward(
         below = d
         if index:
             # threshold_backward zeroes where the ReLU's output was zero: mask and product in one
-            below = torch.ops.aten.threshold_backward(product(d, weights_ROI[index]), h, 0.0)
+            below = torch.ops.aten.threshold_backward(multiply(d, weights_ROI[index]), h, 0.0)
         yield index, d, h
         d = below

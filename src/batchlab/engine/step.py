@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from batchlab.engine import mlp
 from batchlab.engine.loop import BLOCK, Loop, block_size, can_compile, divide
-from batchlab.engine.products import product
+from batchlab.engine.products import product, rounded_product
 from batchlab.engine.threads import together
-from batchlab.spec import Phase, batch_slices
+from batchlab.spec import Matmul, Phase, batch_slices
 
 # Up to this batch size the compiled loop is faster, by measurement (docs/engine.md); where the
 # weights are few, a step's calls cost more than its products.
@@ -63,9 +63,10 @@ class Stepper(ABC):
 class InPlaceSGD(Stepper):
     """Plain SGD on a perceptron: gradients go straight into the weights."""
 
-    def __init__(self, layers: list[nn.Linear], rate: float) -> None:
+    def __init__(self, layers: list[nn.Linear], rate: float, matmul: Matmul = "float32") -> None:
         super().__init__()
         self._rate = rate
+        self._product = rounded_product if matmul == "bf16" else product
         # Stacks of one that share the parameters' memory: the model sees every update.
         self._weights = [m.weight.detach().unsqueeze(0) for m in layers]
         self._biases = [m.bias.detach().unsqueeze(0) for m in layers]
@@ -75,10 +76,12 @@ class InPlaceSGD(Stepper):
         top = len(self._weights) - 1
         for rows in batch_slices(len(x_NI), size):
             x_RBI, y_RB = x_NI[rows].unsqueeze(0), y_N[rows].unsqueeze(0)
-            for index, d, h in mlp.backward(self._weights, self._biases, x_RBI, y_RB):
+            for index, d, h in mlp.backward(
+                self._weights, self._biases, x_RBI, y_RB, self._product
+            ):
                 if index == top:
                     self._signs.append(d.sum().view(1))
-                self._weights[index].add_(product(d.mT, h), alpha=-self._rate)
+                self._weights[index].add_(self._product(d.mT, h), alpha=-self._rate)
                 self._biases[index].sub_(d.sum(1), alpha=self._rate)
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -191,15 +194,16 @@ class CompiledSGD(Stepper):
 class Autograd(Stepper):
     """Any model, any optimizer, the loss being the mean negative log-likelihood."""
 
-    def __init__(self, model: nn.Module, phase: Phase) -> None:
+    def __init__(self, model: nn.Module, phase: Phase, matmul: Matmul = "float32") -> None:
         super().__init__()
-        self._model = model
+        self._model, self._bf16 = model, matmul == "bf16"
         self._optimizer = torch_optimizer(model, phase)
 
     def steps(self, x_NI: torch.Tensor, y_N: torch.Tensor, size: int) -> None:
         """Forward, backward, update."""
         for rows in batch_slices(len(x_NI), size):
-            loss = F.cross_entropy(self._model(x_NI[rows]), y_N[rows])
+            with torch.autocast(x_NI.device.type, torch.bfloat16, enabled=self._bf16):
+                loss = F.cross_entropy(self._model(x_NI[rows]), y_N[rows])
             loss.backward()
             self._optimizer.step()
             self._optimizer.zero_grad()
@@ -246,13 +250,16 @@ def torch_optimizer(model: nn.Module, phase: Phase) -> torch.optim.Optimizer:
     )
 
 
-def stepper(model: nn.Module, phase: Phase) -> Stepper:
-    """The fastest stepper that fits the model, the phase's optimizer and its batch size."""
+def stepper(model: nn.Module, phase: Phase, matmul: Matmul = "float32") -> Stepper:
+    """The fastest stepper that fits the model, the phase's optimizer and its batch size.
+
+    The compiled loop takes no part in `matmul`: it is bound by memory and multiplies in full.
+    """
     layers = mlp.linear_layers(model)
     if layers is None or not phase.optimizer.plain:
-        return Autograd(model, phase)
+        return Autograd(model, phase, matmul)
     weights = [m.weight for m in layers]
     most = COMPILED_FEW if sum(w.numel() for w in weights) <= FEW else COMPILED
     if phase.batch_size <= most and can_compile(weights):
         return CompiledSGD(layers, phase.learning_rate)
-    return InPlaceSGD(layers, phase.learning_rate)
+    return InPlaceSGD(layers, phase.learning_rate, matmul)

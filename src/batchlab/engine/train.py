@@ -92,7 +92,7 @@ class _Run:
         self._shuffled_y = torch.empty_like(data.train_y)
         if start is not None:
             self._model.load_state_dict(start.group("model"))
-        self._stepper: Stepper = stepper(self._model, self._phase)
+        self._stepper: Stepper = stepper(self._model, self._phase, self._spec.matmul)
         if start is not None:
             self._stepper.load(start.group("optimizer"))
 
@@ -153,7 +153,7 @@ class _Run:
         self._stepper.settle()
         for count in counts:
             model = copy.deepcopy(self._model)
-            ahead = stepper(model, self._phase)
+            ahead = stepper(model, self._phase, self._spec.matmul)
             ahead.steps(*self._batches(count), self._phase.batch_size)
             if ahead.first_diverged() is not None:
                 return
@@ -177,7 +177,7 @@ class _Run:
                 self.status = "finished"
                 return
             state = self._stepper.state()
-            self._stepper = stepper(self._model, self._phase)
+            self._stepper = stepper(self._model, self._phase, self._spec.matmul)
             if self._phase.optimizer == before:  # momentum outlives a change of rate or batch
                 self._stepper.load(state)
 

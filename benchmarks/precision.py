@@ -1,0 +1,70 @@
+"""What bf16 matrix products change: every finding of `reproduce` beside the one in float32.
+
+Runs the command twice from nothing, in directories that are gone afterwards, and prints a row a
+finding and reading: both verdicts, both effects and their difference, and what each run took. Only
+training multiplies in bf16 (and there only what is not left to the compiled loop); gradient trials
+start from what it trained, and evaluations are in float32.
+
+    python benchmarks/precision.py [--workload digits|mnist] [--seeds N] [--trials N] [--study ID ...]
+                                   [--data-dir DIR]
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+from batchlab.printing import say_rows
+from batchlab.spec import MATMULS
+
+
+def reproduce(matmul: str, words: list[str]) -> dict[str, Any]:
+    """What the command prints with `--json`."""
+    with tempfile.TemporaryDirectory() as out:
+        command = [sys.executable, "-m", "batchlab", "reproduce", "--matmul", matmul, *words]
+        done = subprocess.run([*command, "--out", out, "--json"], check=True, capture_output=True)
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+def main() -> None:
+    """Print one row a finding."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workload", default="digits")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--trials", type=int)
+    parser.add_argument("--study", action="append", default=[])
+    parser.add_argument("--data-dir")
+    given = parser.parse_args()
+    words = ["--workload", given.workload, "--seeds", str(given.seeds)]
+    words += [] if given.trials is None else ["--trials", str(given.trials)]
+    words += [] if given.data_dir is None else ["--data-dir", given.data_dir]
+    for study in given.study:
+        words += ["--study", study]
+    plain, rounded = (reproduce(matmul, words) for matmul in MATMULS)
+    rows = []
+    for one, other in zip(plain["findings"], rounded["findings"], strict=True):
+        effects = one["effect"], other["effect"]
+        rows.append(
+            {
+                "finding": one["id"],
+                "convention": one["convention"] or "",
+                "float32": one["verdict"],
+                "bf16": other["verdict"],
+                "effect float32": effects[0],
+                "effect bf16": effects[1],
+                "difference": None if None in effects else effects[1] - effects[0],
+            }
+        )
+    say_rows(rows)
+    changed = sum(row["float32"] != row["bf16"] for row in rows)
+    print(
+        f"{changed} of {len(rows)} verdicts differ; float32 {plain['seconds']} s, bf16 "
+        f"{rounded['seconds']} s, {plain['seconds'] / rounded['seconds']:.2f} times"
+    )
+
+
+if __name__ == "__main__":
+    main()
