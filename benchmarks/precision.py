@@ -5,8 +5,8 @@ finding and reading: both verdicts, both effects and their difference, and what 
 training multiplies in bf16 (and there only what is not left to the compiled loop); gradient trials
 start from what it trained, and evaluations are in float32.
 
-    python benchmarks/precision.py [--workload digits|mnist] [--seeds N] [--trials N] [--study ID ...]
-                                   [--data-dir DIR]
+    python benchmarks/precision.py [--workload digits|mnist] [--seeds N] [--trials N]
+                                   [--study ID ...] [--data-dir DIR]
 """
 
 import argparse

@@ -26,6 +26,7 @@ from batchlab.engine.team import pass_gate
 # Sums may be reordered and products fused, so that they run in vector registers; infinities and
 # nans keep their meaning, because a step may diverge.
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
+# The cache knows this file's changes and not those of what it imports: touch it after these.
 _compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
 _units = _compiled(units)
 _FORWARD_ROWS = 64  # rows of 1,024 numbers that stay in a core's second cache for all samples

@@ -14,6 +14,7 @@ import torch
 NUMBA = find_spec("numba") is not None  # a GPU machine may do without
 BLOCK = 64  # samples that the loop goes on without a matrix product of the first layer
 LINE = 8  # gates are counted in 8 bytes, and no two members count in one cache line
+OPEN = 2**62  # gates passed, more than anyone will
 _PART = 512  # units: enough for a thread of its own
 _MOST_PARTS = 16
 _ALIGNED = 64  # units: whole cache lines
@@ -84,6 +85,10 @@ class Loop:
     def slices(self, member: int) -> list[slice]:
         """The units of the first layer that are this member's, part by part."""
         return self._all(self._widths[0])[self._parts[member] : self._parts[member + 1]]
+
+    def release(self) -> None:
+        """Let every member through all gates: one of them will not come."""
+        self._gates[:] = OPEN
 
     def take(
         self,

@@ -130,7 +130,7 @@ class CompiledSGD(Stepper):
             self._h = [x_NI.new_empty(self._room, width) for width in self._widths[:-1]]
         signs = x_NI.new_empty(len(x_NI))
         work = partial(self._blocks, self._loop, x_NI, y_N, size, signs)
-        together(self._loop.members, work)
+        together(self._loop.members, work, self._loop.release)
         whole = len(x_NI) - len(x_NI) % size
         self._signs.append(signs[:whole].view(-1, size).sum(1))
         if whole < len(x_NI):

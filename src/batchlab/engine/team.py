@@ -13,7 +13,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from batchlab.engine.loop import LINE
+from batchlab.engine.loop import LINE, OPEN
 
 _OFFER = "sched_yield" if os.name == "posix" else "SwitchToThread"
 _LOOKS = 2000  # at a gate before the core is offered to others, some microseconds
@@ -65,6 +65,8 @@ def pass_gate(gates, member):
     if members == 1:
         return
     count = _load(gates, member * LINE) + 1
+    if count > OPEN:
+        return
     _store(gates, member * LINE, count)
     for other in range(members):
         looks = 0
