@@ -17,6 +17,8 @@ Shapes: S samples of a block of steps, I and J a hidden layer's inputs and outpu
 parts.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
@@ -27,7 +29,16 @@ from batchlab.engine.team import pass_gate
 # nans keep their meaning, because a step may diverge.
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
 # The cache knows this file's changes and not those of what it imports: touch it after these.
-_compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)
+# Without Numba's own memory management: nothing is allocated here, and counting who refers to an
+# array, an atomic operation, would cost more than many of the loops.
+_OPTIONS: dict[str, Any] = {
+    "cache": True,
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": _FAST,
+    "_nrt": False,
+}
+_compiled = njit(**_OPTIONS)
 _units = _compiled(units)
 _FORWARD_ROWS = 64  # rows of 1,024 numbers that stay in a core's second cache for all samples
 
@@ -49,6 +60,10 @@ def steps(
     ends,
     sums,
     logits_PSO,
+    chosen,
+    factor,
+    every,
+    u_BO,
     parts,
     member,
     gates,
@@ -65,21 +80,15 @@ def steps(
 
     `sums` (two of (P, S, I)) and `logits_PSO`: room for sums by part, as wide as the widest layer
     and as the last; no layer uses the room of the one before it, which a slower member may still be
-    reading. `parts` (members + 1): where
-    each member's parts begin and end. `member`: who of the team this call is; all members call
-    with the same arrays. `gates`: `team.pass_gate` says what they are.
+    reading. `chosen` and `factor`: room for as many units or samples, `every` the numbers from
+    nought, `u_BO` room for the last layer's update; each member has its own. `parts` (members + 1):
+    where each member's parts begin and end. `member`: who of the team this call is; all members
+    call with the same arrays. `gates`: `team.pass_gate` says what they are.
     """
     samples, layers, classes = z_SI.shape[0], len(hidden), top_bias_O.size
     scale = z_SI.dtype.type(-rate)
     mine = range(parts[member], parts[member + 1])
     all_parts = parts[-1]
-    width = samples
-    for k in range(layers + 1):
-        width = max(width, h[k].shape[1])
-    chosen = np.zeros(width + 4, np.int64)
-    factor = np.zeros(width + 4, z_SI.dtype)
-    every = np.arange(samples)
-    u_BO = np.zeros((size, classes), z_SI.dtype)  # each member's own copy of the last layer's
     for first in range(0, samples, size):
         last = min(first + size, samples)
         for p in mine:
@@ -104,7 +113,8 @@ def steps(
         pass_gate(gates, member)
         _softmax(logits_PSO, top_bias_O, y_S, u_BO, scale / (last - first), first, last)
         if member == 0:
-            u_top_SO[first:last] = u_BO[: last - first]
+            for s in range(first, last):
+                _copy(u_top_SO[s], u_BO[s - first])
         if ends and last == samples:
             return
         for p in mine:
@@ -126,15 +136,21 @@ def steps(
             for p in mine:
                 lo, hi = _units(u[k].shape[1], p, all_parts)
                 for s in range(first, last):
-                    u[k][s, lo:hi] = sums[k % 2, 0, s, lo:hi]
+                    _copy(u[k][s, lo:hi], sums[k % 2, 0, s, lo:hi])
                     for q in range(1, all_parts):
                         _add_row(u[k][s, lo:hi], u[k].dtype.type(1), sums[k % 2, q, s, lo:hi])
 
 
-@_compiled
+@njit(inline="always")  # a function by itself could not return a part of what it was given
 def _part(flat, rows, lo, hi):
     """A part's weights: by itself in memory, so that no core fetches ahead what another writes."""
     return flat[rows * lo : rows * hi].reshape(rows, hi - lo)
+
+
+@_compiled
+def _copy(out, row):
+    for j in range(out.size):
+        out[j] = row[j]
 
 
 @_compiled
@@ -147,7 +163,7 @@ def _rectify(z_I, h_I):
 def _forward(h_SI, w_IJ, bias_J, out_SJ, lo, hi, first, last, chosen, factor):
     """relu(h w + bias) of the batch, a stretch of rows at a time for all its samples."""
     for s in range(first, last):
-        out_SJ[s, lo:hi] = bias_J[lo:hi]
+        _copy(out_SJ[s, lo:hi], bias_J[lo:hi])
     for start in range(0, w_IJ.shape[0], _FORWARD_ROWS):
         stop = min(start + _FORWARD_ROWS, w_IJ.shape[0])
         for s in range(first, last):

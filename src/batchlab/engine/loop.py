@@ -65,6 +65,11 @@ class Loop:
         self._parts = np.arange(self.members + 1) * self._count // self.members
         sums, logits = (2, parts, samples, max(widths[:-1])), (parts, samples, widths[-1])
         self._sums, self._logits = (torch.zeros(s, dtype=dtype).numpy() for s in (sums, logits))
+        room = max(samples, *widths) + 4  # the loop looks at four at a time
+        self._chosen = np.zeros((self.members, room), np.int64)
+        self._factor = torch.zeros(self.members, room, dtype=dtype).numpy()
+        self._every = np.arange(samples)
+        self._top = torch.zeros(self.members, samples, widths[-1], dtype=dtype).numpy()
         self._gates = np.zeros(self.members * LINE, np.int64)
 
     def pack(self, weight_XJ: torch.Tensor) -> torch.Tensor:
@@ -130,6 +135,10 @@ class Loop:
             ends,
             self._sums,
             self._logits,
+            self._chosen[member],
+            self._factor[member],
+            self._every,
+            self._top[member],
             self._parts,
             member,
             self._gates,

@@ -26,11 +26,13 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from batchlab.engine.loop import BLOCK, Loop, block_size, can_compile
+from batchlab.engine.loop import BLOCK, Loop, block_size, can_compile, divide
 from batchlab.engine.products import add_product, product
 from batchlab.spec import batch_slices
 
 SMALL = 32  # up to here in double, and by the compiled loop where there is one (docs/engine.md)
+
+PARTED = 8  # from here on half of a wide layer at a time: more samples' updates stay in the cache
 
 
 class Pass(NamedTuple):
@@ -58,7 +60,7 @@ class Walker:
         hidden = [layer.weight.detach().mT.contiguous() for layer in layers[:-1]]
         self._weights = [*hidden, layers[-1].weight.detach().mT]
         self._biases = [layer.bias.detach() for layer in layers]
-        self._loop: Loop | None = None
+        self._loops: dict[int, Loop] = {}  # by their parts
         self._exact: Walker | None = None
         if x_RMI.dtype == torch.float64:
             self._first_RMO = torch.baddbmm(
@@ -93,23 +95,25 @@ class Walker:
         """
         if size <= SMALL and self._exact is not None:
             return self._exact.walk(size, rate)
-        replicas, samples = self._y_RM.shape
+        if size <= SMALL and len(self._y_RM) == 1 and can_compile(self._weights):
+            return self._compiled(size, rate)
+        samples = self._y_RM.shape[1]
         weights, biases = self._start()
-        compiled = size <= SMALL and replicas == 1 and can_compile(self._weights)
-        for rows in batch_slices(samples, block_size(size) if compiled else size):
-            z = self._first_RMO[:, rows].clone()
-            if rows.start:
-                before = slice(rows.start)
-                z = add_product(z, self._gram_RMM[:, rows, before], self._updates[0][:, before])
+        for rows in batch_slices(samples, size):
             ends = rows.stop == samples
-            if compiled:
-                down = self._deep or not ends
-                self._block(z, rows, size, rate, weights, biases, down=down)
-            else:
-                scale = -rate / (rows.stop - rows.start)
-                down = self._deep or not ends
-                self._batch(z, rows, scale, weights, biases, step=not ends, down=down)
+            scale = -rate / (rows.stop - rows.start)
+            down = self._deep or not ends
+            z = self._first(rows)
+            self._batch(z, rows, scale, weights, biases, step=not ends, down=down)
         return Pass(self._inputs, self._updates)
+
+    def _first(self, rows: slice) -> torch.Tensor:
+        """The first layer's output at these samples, all samples before them passed."""
+        z = self._first_RMO[:, rows].clone()
+        if rows.start:
+            before = slice(rows.start)
+            z = add_product(z, self._gram_RMM[:, rows, before], self._updates[0][:, before])
+        return z
 
     def _start(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Each replica's own weights (R, I, O) and biases (R, O) of all layers but the first."""
@@ -154,33 +158,29 @@ class Walker:
                 weights[k] = add_product(weights[k], h.mT, above)
                 biases[k].add_(above.sum(1))
 
-    def _block(
-        self,
-        z_RSO: torch.Tensor,
-        rows: slice,
-        size: int,
-        rate: float,
-        weights: list[torch.Tensor],
-        biases: list[torch.Tensor],
-        *,
-        down: bool,
-    ) -> None:
-        """A block of steps by the compiled loop; `down` at the last one as well."""
-        if self._loop is None:
-            widths = [len(bias) for bias in self._biases]
-            self._loop = Loop(widths, max(SMALL, BLOCK), z_RSO.dtype)
-        self._loop.take(
-            0,
-            z_RSO[0],
-            self._gram_RMM[0, rows, rows].contiguous(),
-            self._y_RM[0, rows],
-            [weight[0].view(-1) for weight in weights[:-1]],
-            [bias[0] for bias in biases[:-1]],
-            weights[-1][0].mT.view(-1),
-            biases[-1][0],
-            size,
-            rate,
-            [h[0, rows] for h in self._inputs[1:]],
-            [u[0, rows] for u in self._updates],
-            ends=not down,
-        )
+    def _compiled(self, size: int, rate: float) -> Pass:
+        """The pass by the compiled loop."""
+        widths, samples = [len(bias) for bias in self._biases], self._y_RM.shape[1]
+        parts = divide(widths) if size >= PARTED else 1
+        if parts not in self._loops:
+            self._loops[parts] = Loop(widths, max(SMALL, BLOCK), self._gram_RMM.dtype, parts=parts)
+        loop = self._loops[parts]
+        *hidden, top = (loop.pack(w) for w in (*self._weights[1:-1], self._weights[-1].mT))
+        *biases, top_bias = (bias.clone() for bias in self._biases[1:])
+        for rows in batch_slices(samples, block_size(size)):
+            loop.take(
+                0,
+                self._first(rows)[0],
+                self._gram_RMM[0, rows, rows].contiguous(),
+                self._y_RM[0, rows],
+                hidden,
+                biases,
+                top,
+                top_bias,
+                size,
+                rate,
+                [h[0, rows] for h in self._inputs[1:]],
+                [u[0, rows] for u in self._updates],
+                ends=rows.stop == samples and not self._deep,
+            )
+        return Pass(self._inputs, self._updates)

@@ -1,16 +1,34 @@
 """Matrix products at this CPU's own rate.
 
-PyTorch's float32 products on a CPU go to MKL, which on CPUs not made by its maker leaves half of
-the vector width unused; the oneDNN that every x86 build of PyTorch carries does not (decision
-0004). It is reached through the operator that compiled models use, where there is one and the
-product is worth its overhead, and by PyTorch's own products otherwise: float64, CUDA, stacks of
-more than one replica, other builds.
+PyTorch's float32 products on a CPU go to MKL, which on CPUs not made by its maker uses vectors of
+256 bits, half of what some of these have; the oneDNN that every x86 build of PyTorch carries does
+not (decision 0004). It is reached through the operator that compiled models use, where there is one
+and the product is worth its overhead, and by PyTorch's own products otherwise: float64, CUDA,
+stacks of more than one replica, other builds.
 
 Shapes: R replicas, M and N rows and columns of the product, K what is summed over.
 """
 
+import re
+from pathlib import Path
+
 import torch
 
+
+def _wider_than_mkl() -> bool:
+    """Whether this CPU is known to multiply 512 bits at once where MKL gives it 256: AMD's Zen 5.
+
+    By the CPU's name and not by a measurement, which could choose another way the next time.
+    """
+    try:
+        told = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    family = re.search(r"^cpu family\s*: (\d+)$", told, re.MULTILINE)
+    return "AuthenticAMD" in told and family is not None and int(family[1]) >= 26
+
+
+_WIDER = _wider_than_mkl()
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 _LEAST = 64  # a thinner product takes less time than oneDNN's call
 
@@ -45,6 +63,15 @@ def add_product(c_RMN: torch.Tensor, a_RMK: torch.Tensor, b_RKN: torch.Tensor) -
     linear = torch.ops.mkldnn._linear_pointwise.binary
     sum_MN: torch.Tensor = linear(a_RMK[0], c_RMN[0], b_RKN[0].mT, None, "add")
     return sum_MN.unsqueeze(0)
+
+
+def change(c_RMN: torch.Tensor, a_RMK: torch.Tensor, b_RKN: torch.Tensor, factor: float) -> None:
+    """Add `factor` a b of each replica to c in place (R, M, N)."""
+    # oneDNN can't add in place: it pays only where it is far ahead.
+    if _WIDER and _onednn(a_RMK, b_RKN):
+        c_RMN.add_(product(a_RMK, b_RKN), alpha=factor)
+    else:
+        c_RMN.baddbmm_(a_RMK, b_RKN, alpha=factor)
 
 
 def _onednn(a_RMK: torch.Tensor, b_RKN: torch.Tensor) -> bool:

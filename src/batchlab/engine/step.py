@@ -14,13 +14,13 @@ from torch.nn import functional as F
 
 from batchlab.engine import mlp
 from batchlab.engine.loop import BLOCK, Loop, block_size, can_compile, divide
-from batchlab.engine.products import product, rounded_product
+from batchlab.engine.products import change, product, rounded_product
 from batchlab.engine.threads import together
 from batchlab.spec import Matmul, Phase, batch_slices
 
 # Up to this batch size the compiled loop is faster, by measurement (docs/engine.md); where the
 # weights are few, a step's calls cost more than its products.
-COMPILED, COMPILED_FEW = 24, 64
+COMPILED, COMPILED_FEW = 24, 32
 FEW = 2**18  # weights
 
 
@@ -81,7 +81,10 @@ class InPlaceSGD(Stepper):
             ):
                 if index == top:
                     self._signs.append(d.sum().view(1))
-                self._weights[index].add_(self._product(d.mT, h), alpha=-self._rate)
+                if self._product is product:
+                    change(self._weights[index], d.mT, h, -self._rate)
+                else:
+                    self._weights[index].add_(self._product(d.mT, h), alpha=-self._rate)
                 self._biases[index].sub_(d.sum(1), alpha=self._rate)
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -149,10 +152,10 @@ class CompiledSGD(Stepper):
         mine = loop.slices(member)
         for rows in batch_slices(len(x_NI), block_size(size)):
             x_SI = x_NI[rows]
-            samples = len(x_SI)
+            x, samples = x_SI.unsqueeze(0), len(x_SI)
             z_SO, u = self._z_SO[:samples], [u[:samples] for u in self._u]
             for o in mine:
-                z = product(x_SI.unsqueeze(0), self._first_OI[o].mT.unsqueeze(0))
+                z = product(x, self._first_OI[o].mT.unsqueeze(0))
                 torch.add(z[0], self._first_bias[o], out=z_SO[:, o])
             loop.take(
                 member,
@@ -170,7 +173,7 @@ class CompiledSGD(Stepper):
                 ends=False,
             )
             for o in mine:
-                self._first_OI[o].addmm_(u[0][:, o].mT, x_SI)
+                change(self._first_OI[o].unsqueeze(0), u[0][:, o].mT.unsqueeze(0), x, 1.0)
                 self._first_bias[o].add_(u[0][:, o].sum(0))
             if member == 0:
                 torch.sum(u[-1], 1, out=signs_N[rows])

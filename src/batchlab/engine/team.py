@@ -7,6 +7,7 @@ by looking, and now and then lets another thread of the machine have its core.
 """
 
 import os
+from typing import Any
 
 from llvmlite import ir
 from numba import njit, types
@@ -16,6 +17,7 @@ from numba.extending import intrinsic
 from batchlab.engine.loop import LINE, OPEN
 
 _OFFER = "sched_yield" if os.name == "posix" else "SwitchToThread"
+_OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "_nrt": False}
 _LOOKS = 2000  # at a gate before the core is offered to others, some microseconds
 
 
@@ -58,7 +60,7 @@ def _offer_core(typingctx):  # noqa: ARG001
     return types.void(), build
 
 
-@njit(cache=True, nogil=True)
+@njit(**_OPTIONS)
 def pass_gate(gates, member):
     """Wait until every member is at this gate; `gates` (members * LINE): int64, zeros at first."""
     members = gates.size // LINE
