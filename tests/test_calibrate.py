@@ -1,7 +1,10 @@
 """The calibration: costs that grow with the work, whatever becomes of the cut run."""
 
+import time
+
 import pytest
 
+from batchlab import calibrate as calibrate_module
 from batchlab.calibrate import calibrate
 from batchlab.plan import Plan, make_plan
 from batchlab.spec import Cadence, Model, Optimizer, Phase, Spec, TrainSpec, TrialsSpec
@@ -56,3 +59,14 @@ def test_trials() -> None:
     assert a > 0
     assert c > 0
     assert b == pytest.approx(8 * a)
+
+
+def test_a_first_compilation_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    for slow in (False, True):
+        told.clear()
+        monkeypatch.setattr(calibrate_module, "SLOW_S", 1.0)
+        compile_loop = (lambda *_: time.sleep(1.5)) if slow else (lambda *_: None)
+        monkeypatch.setattr(calibrate_module, "compile_loop", compile_loop)
+        calibrate(plan(spec(50, 3)), None, "cpu", 1, told.append)
+        assert len(told) == slow

@@ -29,6 +29,9 @@ class Silent:
         if weights:
             self.shares = dict.fromkeys(range(len(weights)), 0.0)
 
+    def say(self, line: str) -> None:
+        pass
+
     def advance(self, job: int, share: float) -> None:
         self.shares[job] += share
 

@@ -10,14 +10,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 from typing import NamedTuple
 
 import torch
 
 from batchlab.backends.base import limit_threads
 from batchlab.engine.data import load, train_samples
+from batchlab.engine.loop import compile_loop
 from batchlab.engine.state import Position, RunState
-from batchlab.engine.train import evaluate, initial_model, train
+from batchlab.engine.train import evaluate, ignore, initial_model, train
 from batchlab.engine.trials import run_trials
 from batchlab.plan import Plan, Stretch, points
 from batchlab.spec import Cadence, Phase, TrainSpec, TrialsSpec
@@ -30,6 +32,8 @@ SHARE = 0.05  # of the steps planned, where that is more than the fewest
 ROWS = 2048  # of the data, or four batches
 TRIAL_SAMPLES = 128  # of a trial
 LEAST_S = 1e-6  # a piece costs something, whatever the clock says
+SLOW_S = 2.0  # loading what was compiled before takes less
+COMPILING = "compiling the loop for small batches: once on this machine, up to a minute"
 NEVER = 2**40  # epochs between measurements
 
 Load = Callable[[TrainSpec], Data]
@@ -58,8 +62,17 @@ class _Part(NamedTuple):
     weights: int
 
 
-def calibrate(plan: Plan, data_dir: Path | None, device: str, threads: int) -> list[float]:
-    """Seconds that a worker with so many threads needs for each piece of the plan."""
+def calibrate(
+    plan: Plan,
+    data_dir: Path | None,
+    device: str,
+    threads: int,
+    say: Callable[[str], None] = ignore,
+) -> list[float]:
+    """Seconds that a worker with so many threads needs for each piece of the plan.
+
+    `say` hears of it where the loop of small batches has to be compiled first, which takes long.
+    """
 
     def data(spec: TrainSpec) -> Data:
         return load(spec.workload, data_dir, device, spec.dtype)
@@ -67,6 +80,8 @@ def calibrate(plan: Plan, data_dir: Path | None, device: str, threads: int) -> l
     before = torch.get_num_threads()
     limit_threads(threads)
     try:
+        if device == "cpu":
+            _compile(plan, say)
         steps = _time_kinds(plan, data)
         models = {_model(kind): kind for kind in steps}
         evaluations = {model: _time_evaluation(kind, data) for model, kind in models.items()}
@@ -87,6 +102,23 @@ def calibrate(plan: Plan, data_dir: Path | None, device: str, threads: int) -> l
         return costs
     finally:
         limit_threads(before)
+
+
+def _compile(plan: Plan, say: Callable[[str], None]) -> None:
+    """Compile what the plan's small batches need, so that no job has to, nor two at once."""
+    wanted = set()
+    for piece in plan.pieces:
+        spec = piece.spec if isinstance(piece, Stretch) else piece.spec.start
+        wanted.add((len(spec.model.hidden), spec.dtype))
+        if not isinstance(piece, Stretch):
+            wanted.add((len(spec.model.hidden), "float64"))
+    slow = Timer(SLOW_S, say, (COMPILING,))
+    slow.start()
+    try:
+        for hidden, dtype in sorted(wanted):
+            compile_loop(hidden, getattr(torch, dtype))
+    finally:
+        slow.cancel()
 
 
 def _parts(stretch: Stretch) -> list[_Part]:

@@ -152,7 +152,7 @@ class Bench:
 
     def plan(self, specs: Iterable[Spec]) -> Costed:
         """What running them would come to; nothing is trained."""
-        return prepare(specs, self.store, self.backend, self.site)
+        return prepare(specs, self.store, self.backend, self.site, self.progress.say)
 
 
 def reproduce(request: Request, bench: Bench) -> int:

@@ -49,6 +49,10 @@ class Live:
             self._bar.start()
             self._task = self._bar.add_task(self._said(), total=1.0, left="")
 
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        self._console.print(line, highlight=False, soft_wrap=True)
+
     def advance(self, job: int, share: float) -> None:
         """So much more of a job is done."""
         self._shares[job] = min(1.0, self._shares[job] + share)

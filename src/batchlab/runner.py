@@ -10,6 +10,7 @@ from typing import Protocol
 from batchlab.backends.base import Backend
 from batchlab.calibrate import calibrate
 from batchlab.engine.data import load, train_samples
+from batchlab.engine.train import ignore
 from batchlab.jobs import Job, Site, execute, kept_ends, under_way_key
 from batchlab.plan import Plan, chains, estimate, make_plan
 from batchlab.spec import Spec, TrainSpec, TrialsSpec
@@ -21,6 +22,9 @@ class Progress(Protocol):
 
     def plan(self, weights: Sequence[float], labels: Sequence[str], said: str) -> None:
         """So many jobs are about to run, each with its expected seconds; `said` is the plan."""
+
+    def say(self, line: str) -> None:
+        """Something that a user who waits should know."""
 
     def advance(self, job: int, share: float) -> None:
         """So much more of a job's own work is done, as a part of 1."""
@@ -38,7 +42,13 @@ class Costed:
     seconds: float  # until all is done
 
 
-def prepare(specs: Iterable[Spec], store: Store, backend: Backend, site: Site) -> Costed:
+def prepare(
+    specs: Iterable[Spec],
+    store: Store,
+    backend: Backend,
+    site: Site,
+    say: Callable[[str], None] = ignore,
+) -> Costed:
     """What has to be done to bring every spec into the store; nothing is trained or written.
 
     Raises `UserError` where a spec does not fit its workload or the data can't be had.
@@ -51,7 +61,7 @@ def prepare(specs: Iterable[Spec], store: Store, backend: Backend, site: Site) -
     plan = make_plan(wanted, stored, kept, train_samples)
     for name in {_start(piece.spec).workload for piece in plan.pieces}:
         load(name, site.data_dir, "cpu", "float32")  # can't be had? then told of now, in one line
-    costs = calibrate(plan, site.data_dir, site.device, backend.threads)
+    costs = calibrate(plan, site.data_dir, site.device, backend.threads, say)
     after = [piece.after for piece in plan.pieces]
     return Costed(plan, tuple(costs), estimate(costs, after, backend.workers))
 
@@ -73,7 +83,7 @@ def run_all(
     then kept for the next time.
     """
     with _somewhere(site) as site:
-        costed = prepare(specs, store, backend, site)
+        costed = prepare(specs, store, backend, site, progress.say)
         pieces, costs = costed.plan.pieces, costed.costs
         # What the most work waits for goes first.
         tails = chains(costs, [piece.after for piece in pieces])

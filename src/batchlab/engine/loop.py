@@ -5,6 +5,7 @@ Shapes: S samples of a block of steps, I and J a hidden layer's inputs and outpu
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -147,3 +148,29 @@ class Loop:
 
 def _arrays(tensors: Sequence[torch.Tensor]) -> tuple[npt.NDArray[Any], ...]:
     return tuple(tensor.numpy() for tensor in tensors)
+
+
+def compile_loop(hidden: int, dtype: torch.dtype) -> None:
+    """Have the loop compiled for so many hidden layers, or loaded where it was compiled before."""
+    if not NUMBA or hidden < 2:
+        return
+    widths = [4] * hidden + [2]
+    u = [torch.zeros(1, width, dtype=dtype) for width in widths]
+    h = [torch.zeros_like(one) for one in u[:-1]]
+    weights = [torch.zeros(a * b, dtype=dtype) for a, b in pairwise(widths)]
+    biases = [torch.zeros(width, dtype=dtype) for width in widths[1:]]
+    Loop(widths, 1, dtype).take(
+        0,
+        torch.zeros(1, widths[0], dtype=dtype),
+        torch.ones(1, 1, dtype=dtype),
+        torch.zeros(1, dtype=torch.int64),
+        weights[:-1],
+        biases[:-1],
+        weights[-1],
+        biases[-1],
+        1,
+        1.0,
+        h,
+        u,
+        ends=False,
+    )
