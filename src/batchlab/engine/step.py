@@ -60,7 +60,20 @@ class Stepper(ABC):
         return int(bad.nonzero()[0]) if bool(bad.any()) else None
 
 
-class InPlaceSGD(Stepper):
+class PlainSGD(Stepper):
+    """Plain SGD, which keeps nothing from one step to the next."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Plain SGD has none."""
+        return {}
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        """Nothing to put back."""
+        if state:
+            raise ValueError(f"plain SGD has no state, got {sorted(state)}")
+
+
+class InPlaceSGD(PlainSGD):
     """Plain SGD on a perceptron: gradients go straight into the weights."""
 
     def __init__(self, layers: list[nn.Linear], rate: float, matmul: Matmul = "float32") -> None:
@@ -87,17 +100,8 @@ class InPlaceSGD(Stepper):
                     self._weights[index].add_(self._product(d.mT, h), alpha=-self._rate)
                 self._biases[index].sub_(d.sum(1), alpha=self._rate)
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """Plain SGD has none."""
-        return {}
 
-    def load(self, state: dict[str, torch.Tensor]) -> None:
-        """Nothing to put back."""
-        if state:
-            raise ValueError(f"plain SGD has no state, got {sorted(state)}")
-
-
-class CompiledSGD(Stepper):
+class CompiledSGD(PlainSGD):
     """Plain SGD on a perceptron by the compiled loop: blocks of many small steps.
 
     The first layer's weights change after a block, by one matrix product; where blocks begin is
@@ -183,15 +187,6 @@ class CompiledSGD(Stepper):
         if self._loop is not None:
             for flat, weight in zip(self._weights, self._between, strict=True):
                 self._loop.unpack(flat, weight)
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """Plain SGD has none."""
-        return {}
-
-    def load(self, state: dict[str, torch.Tensor]) -> None:
-        """Nothing to put back."""
-        if state:
-            raise ValueError(f"plain SGD has no state, got {sorted(state)}")
 
 
 class Autograd(Stepper):
