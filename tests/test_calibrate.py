@@ -50,6 +50,11 @@ def test_one_that_diverges_at_once_has_a_cost(optimizer: str) -> None:
     assert costs(spec(10, 3, rate=1e30, name=optimizer))[0] > 0
 
 
+@pytest.mark.parametrize("size", [1, 2, 24, 700, 1000, SAMPLES])
+def test_epochs_of_any_number_of_steps(size: int) -> None:
+    assert costs(spec(size, 30))[0] > 0
+
+
 def test_trials() -> None:
     start = spec(50, 3)
     few = TrialsSpec(start=start, batch_sizes=(4, 512), samples=600, draws=10, learning_rate=0.1)

@@ -258,7 +258,7 @@ def _records(store: Path) -> list[tuple[Any, ...]]:
 def test_interrupted_and_resumed_to_the_bit(
     tmp_path: Path, how: int, backend: str, batchlab: Call
 ) -> None:
-    words = ["train", "--phase", "2:0.01:12", "--seed", "1", "--threads", "1", "--json"]
+    words = ["train", "--phase", "2:0.01:150", "--seed", "1", "--threads", "1", "--json"]
     whole = told(batchlab(*words, "--store", "whole"))
     command = [*words, "--backend", backend, "--workers", "1", "--store", "halved"]
     command += ["--save-every", "0.2"]

@@ -197,7 +197,7 @@ def _time_steps(kind: TrainSpec, rate: float, planned: int, data: Data) -> Secon
     if len(spans) < 2:  # it diverged at once
         return Seconds((time.monotonic() - began) / max(1, taken), 0.0)
     (few, short), (many, long) = spans[0], spans[-1]
-    if 1 not in at:
+    if 1 not in at or many == few:  # whole stretches, or epochs of a step or two
         return Seconds(sum(span for _, span in spans) / sum(count for count, _ in spans), 0.0)
     step = (long - short) / (many - few)
     if step <= 0:  # too short for the clock
