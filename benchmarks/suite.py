@@ -12,8 +12,8 @@ gone afterwards, with as many processes as there are cores. On a machine with ot
 threads of a naive step wait for one another, and its extrapolation can be off by a factor of a
 hundred: look at the load before, and at `--threads 1`.
 
-    python benchmarks/suite.py [--workload digits|mnist] [--seeds N] [--rounds N] [--threads N]
-                               [--no-run] [--data-dir DIR]
+    python benchmarks/suite.py [--workload digits|mnist] [--seeds N] [--trials N] [--rounds N]
+                               [--threads N] [--no-run] [--data-dir DIR]
 """
 
 import argparse
@@ -111,10 +111,10 @@ def limits(made: Plan, case: Case, rates: Mapping[Kind, Rates]) -> Times:
     return Times(runs, trials)
 
 
-def reproduce(name: str, seeds: int, data_dir: Path | None) -> float:
+def reproduce(name: str, seeds: int, draws: int, data_dir: Path | None) -> float:
     """Seconds from the command to its report."""
     with tempfile.TemporaryDirectory() as out:
-        words = ["--workload", name, "--seeds", str(seeds), "--out", out]
+        words = ["--workload", name, "--seeds", str(seeds), "--trials", str(draws), "--out", out]
         words += [] if data_dir is None else ["--data-dir", str(data_dir)]
         began = time.perf_counter()
         command = [sys.executable, "-m", "batchlab", "reproduce", *words, "--json"]
@@ -137,6 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workload", default="digits")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--trials", type=int, help="draws; the workload's own by default")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--no-run", action="store_true", help="the extrapolations alone")
@@ -145,6 +146,8 @@ def main() -> None:
     limit_threads(given.threads)
     load = hardware.load()
     protocol = workload(given.workload).protocol
+    if given.trials is not None:
+        protocol = protocol.with_draws(given.trials)
     case = Case.of(given.workload, given.data_dir, "cpu")
     request = Request(protocol=protocol, seeds=given.seeds, studies=tuple(STUDIES))
     made = plan(request, protocol.train_samples)
@@ -174,7 +177,7 @@ def main() -> None:
     told("naive, EXTRAPOLATED", naive)
     told("limit, EXTRAPOLATED", floor)
     if not given.no_run:
-        spent = reproduce(given.workload, given.seeds, given.data_dir)
+        spent = reproduce(given.workload, given.seeds, protocol.draws, given.data_dir)
         over = [n.all / spent for n in naive]
         times = [spent / f.all for f in floor]
         print(f"{'reproduce, measured':22}{spent:10.1f} s, once, {cores()} processes")
