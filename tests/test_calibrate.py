@@ -73,5 +73,8 @@ def test_a_first_compilation_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(calibrate_module, "SLOW_S", 1.0)
         compile_loop = (lambda *_: time.sleep(1.5)) if slow else (lambda *_: None)
         monkeypatch.setattr(calibrate_module, "compile_loop", compile_loop)
-        calibrate(plan(spec(50, 3)), None, "cpu", 1, told.append)
+        calibrate(plan(spec(20, 3)), None, "cpu", 1, told.append)
         assert len(told) == slow
+    told.clear()
+    calibrate(plan(spec(50, 3)), None, "cpu", 1, told.append)
+    assert not told, "nothing of this plan takes the loop"

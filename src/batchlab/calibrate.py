@@ -18,7 +18,9 @@ import torch
 from batchlab.backends.base import limit_threads
 from batchlab.engine.data import load, train_samples
 from batchlab.engine.loop import compile_loop
+from batchlab.engine.passes import SMALL
 from batchlab.engine.state import Position, RunState
+from batchlab.engine.step import COMPILED_FEW
 from batchlab.engine.train import evaluate, ignore, initial_model, train
 from batchlab.engine.trials import run_trials
 from batchlab.plan import Plan, Stretch, points
@@ -108,10 +110,12 @@ def _compile(plan: Plan, say: Callable[[str], None]) -> None:
     """Compile what the plan's small batches need, so that no job has to, nor two at once."""
     wanted = set()
     for piece in plan.pieces:
-        spec = piece.spec if isinstance(piece, Stretch) else piece.spec.start
-        wanted.add((len(spec.model.hidden), spec.dtype))
-        if not isinstance(piece, Stretch):
-            wanted.add((len(spec.model.hidden), "float64"))
+        if isinstance(piece, Stretch):
+            hidden, phases = len(piece.spec.model.hidden), piece.spec.schedule
+            if any(p.optimizer.plain and p.batch_size <= COMPILED_FEW for p in phases):
+                wanted.add((hidden, piece.spec.dtype))
+        elif min(piece.spec.batch_sizes) <= SMALL:
+            wanted.add((len(piece.spec.start.model.hidden), "float64"))
     slow = Timer(SLOW_S, say, (COMPILING,))
     slow.start()
     try:

@@ -37,9 +37,7 @@ def product(a_RMK: torch.Tensor, b_RKN: torch.Tensor) -> torch.Tensor:
     """a b of each replica, for any strides (R, M, N)."""
     if not _onednn(a_RMK, b_RKN):
         return torch.bmm(a_RMK, b_RKN)
-    linear = torch.ops.mkldnn._linear_pointwise
-    product_MN: torch.Tensor = linear(a_RMK[0], b_RKN[0].mT, None, "none", [], "")
-    return product_MN.unsqueeze(0)
+    return _linear(a_RMK, b_RKN)
 
 
 def rounded_product(a_RMK: torch.Tensor, b_RKN: torch.Tensor) -> torch.Tensor:
@@ -51,9 +49,7 @@ def rounded_product(a_RMK: torch.Tensor, b_RKN: torch.Tensor) -> torch.Tensor:
     a, b = a_RMK.bfloat16(), b_RKN.bfloat16()
     if not (_ONEDNN and a.device.type == "cpu" and len(a) == 1):
         return torch.bmm(a, b)
-    linear = torch.ops.mkldnn._linear_pointwise
-    product_MN: torch.Tensor = linear(a[0], b[0].mT, None, "none", [], "")
-    return product_MN.unsqueeze(0)
+    return _linear(a, b)
 
 
 def add_product(c_RMN: torch.Tensor, a_RMK: torch.Tensor, b_RKN: torch.Tensor) -> torch.Tensor:
@@ -72,6 +68,13 @@ def change(c_RMN: torch.Tensor, a_RMK: torch.Tensor, b_RKN: torch.Tensor, factor
         c_RMN.add_(product(a_RMK, b_RKN), alpha=factor)
     else:
         c_RMN.baddbmm_(a_RMK, b_RKN, alpha=factor)
+
+
+def _linear(a_RMK: torch.Tensor, b_RKN: torch.Tensor) -> torch.Tensor:
+    """a b of the one replica, by oneDNN."""
+    linear = torch.ops.mkldnn._linear_pointwise
+    product_MN: torch.Tensor = linear(a_RMK[0], b_RKN[0].mT, None, "none", [], "")
+    return product_MN.unsqueeze(0)
 
 
 def _onednn(a_RMK: torch.Tensor, b_RKN: torch.Tensor) -> bool:

@@ -54,12 +54,13 @@ class Sums:
                 mean += self.frozen.sum(k, tail) * (1 / short - 1 / size)
             yield k, "mean-frozen", mean
             yield k, "sum-frozen", total
-            full = (passed.sum(k, whole) / -rate).to(total.dtype)
-            rest = torch.zeros_like(full)
-            if short:
-                rest = (passed.sum(k, tail) / -rate).to(total.dtype)
+            full, last = (self._gradient(passed, k, rows, rate) for rows in (whole, final))
+            rest = self._gradient(passed, k, tail, rate) if short else torch.zeros_like(full)
             yield k, "mean-stepping", full + rest
             yield k, "sum-stepping", size * full + short * rest
-            last = (passed.sum(k, final) / -rate).to(total.dtype)
             yield k, "mean-last", last
             yield k, "sum-last", size * last
+
+    def _gradient(self, passed: Pass, k: int, rows: slice, rate: float) -> torch.Tensor:
+        """The sum of the mean gradients of the steps on these samples, in the data's precision."""
+        return (passed.sum(k, rows) / -rate).to(self._total[k].dtype)
