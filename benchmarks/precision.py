@@ -1,12 +1,13 @@
 """What bf16 matrix products change: every finding of `reproduce` beside the one in float32.
 
 Runs the command twice from nothing, in directories that are gone afterwards, and prints a row a
-finding and reading: both verdicts, both effects and their difference, and what each run took. Only
+finding and reading: both verdicts, both effects and their difference, and what each run took; or
+reads two `findings.json` that were made before (`--from FLOAT32 BF16`). Only
 training multiplies in bf16 (and there only what is not left to the compiled loop); gradient trials
 start from what it trained, and evaluations are in float32.
 
     python benchmarks/precision.py [--workload digits|mnist] [--seeds N] [--trials N]
-                                   [--study ID ...] [--data-dir DIR]
+                                   [--study ID ...] [--data-dir DIR] [--from FILE FILE]
 """
 
 import argparse
@@ -14,6 +15,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 from batchlab.printing import say_rows
@@ -37,13 +39,17 @@ def main() -> None:
     parser.add_argument("--trials", type=int)
     parser.add_argument("--study", action="append", default=[])
     parser.add_argument("--data-dir")
+    parser.add_argument("--from", nargs=2, type=Path, dest="files", metavar="FILE")
     given = parser.parse_args()
     words = ["--workload", given.workload, "--seeds", str(given.seeds)]
     words += [] if given.trials is None else ["--trials", str(given.trials)]
     words += [] if given.data_dir is None else ["--data-dir", given.data_dir]
     for study in given.study:
         words += ["--study", study]
-    plain, rounded = (reproduce(matmul, words) for matmul in MATMULS)
+    if given.files:
+        plain, rounded = ({"findings": json.loads(path.read_text())} for path in given.files)
+    else:
+        plain, rounded = (reproduce(matmul, words) for matmul in MATMULS)
     rows = []
     for one, other in zip(plain["findings"], rounded["findings"], strict=True):
         effects = one["effect"], other["effect"]
@@ -60,10 +66,10 @@ def main() -> None:
         )
     say_rows(rows)
     changed = sum(row["float32"] != row["bf16"] for row in rows)
-    print(
-        f"{changed} of {len(rows)} verdicts differ; float32 {plain['seconds']} s, bf16 "
-        f"{rounded['seconds']} s, {plain['seconds'] / rounded['seconds']:.2f} times"
-    )
+    print(f"{changed} of {len(rows)} verdicts differ")
+    if not given.files:
+        spent = plain["seconds"], rounded["seconds"]
+        print(f"float32 {spent[0]} s, bf16 {spent[1]} s, {spent[0] / spent[1]:.2f} times")
 
 
 if __name__ == "__main__":

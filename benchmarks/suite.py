@@ -2,18 +2,22 @@
 
 Nobody waits for the naive suite: its time is EXTRAPOLATED. A step of the naive script is timed at
 every batch size and with every optimizer that the plan has, and multiplied by the plan's steps; a
-trial is the eager pass of benchmarks/trials.py at each batch size, times the passes. Neither makes
-the measurements that the suite makes (loss and accuracy every epoch, all that is measured on a
-trial), so the naive side is favoured. The limit is the sum of the steps' limits
-(`batchlab.speed.limit`) and of the trials' least arithmetic (benchmarks/trials.py), at the rates
-measured in the same rounds, and likewise without measurements. Both use all threads for one run at
-a time. `reproduce` is timed as its command: from nothing to the report, in a directory that is
-gone afterwards, with as many processes as there are cores. On a machine with other work on it the
-threads of a naive step wait for one another, and its extrapolation can be off by a factor of a
-hundred: look at the load before, and at `--threads 1`.
+trial is the eager pass of benchmarks/trials.py at each batch size, times the passes. It trains
+every run from its beginning and makes none of the measurements that the suite makes (loss and
+accuracy of both splits every epoch, all that is measured on a trial), so the naive side is
+favoured.
+
+The limit is that of what the plan trains, each stretch once: the sum of its steps' limits
+(`batchlab.speed.limit`), of the trials' least arithmetic (benchmarks/trials.py) and of the products
+that evaluate both splits wherever the specs ask for it, at the rates of float32 products measured
+in the same rounds. Both use all threads for one run at a time. `reproduce` is timed as its command:
+from nothing to the report, with as many processes as there are cores; `--out` keeps what it made.
+On a machine with other work on it the threads of a naive step wait for one another, and its
+extrapolation can be off by a factor of a hundred: look at the load before, and at `--threads 1`.
 
     python benchmarks/suite.py [--workload digits|mnist] [--seeds N] [--trials N] [--rounds N]
-                               [--threads N] [--no-run] [--data-dir DIR]
+                               [--threads N] [--matmul float32|bf16] [--out DIR] [--no-run]
+                               [--data-dir DIR]
 """
 
 import argparse
@@ -22,7 +26,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -32,8 +37,9 @@ from trials import eager, gigaflops
 
 from batchlab.backends.base import cores, limit_threads
 from batchlab.laboratory import Request
+from batchlab.plan import make_plan
 from batchlab.progress import Live
-from batchlab.spec import Phase, TrainSpec, TrialsSpec
+from batchlab.spec import MATMULS, Phase, TrainSpec, TrialsSpec
 from batchlab.speed import hardware
 from batchlab.speed.comparison import paced, seconds
 from batchlab.speed.contenders import Case, Naive
@@ -65,7 +71,9 @@ class Plan(NamedTuple):
     """What a suite is made of."""
 
     runs: int
-    steps: Counter[Kind]
+    steps: Counter[Kind]  # of every run from its beginning
+    trained: Counter[Kind]  # each stretch once
+    evaluations: int  # of both splits
     phases: dict[Kind, Phase]  # one of each kind
     passes: Counter[int]  # of trials, by batch size
     trials: tuple[TrialsSpec, ...]
@@ -78,15 +86,30 @@ def plan(request: Request, samples: int) -> Plan:
     runs = [s for s in specs if isinstance(s, TrainSpec)]
     runs = list(dict.fromkeys([*runs, *(s.start for s in trials)]))
     steps: Counter[Kind] = Counter()
-    phases: dict[Kind, Phase] = {}
-    for phase in (phase for spec in runs for phase in spec.schedule):
-        steps[Kind.of(phase)] += phase.step_count(samples)
-        phases.setdefault(Kind.of(phase), phase)
+    phases = {Kind.of(phase): phase for spec in runs for phase in spec.schedule}
+    for run in runs:
+        steps += counted(run.schedule, samples)
+    trained: Counter[Kind] = Counter()
+    evaluations = 0
+    for stretch in make_plan(specs, {}, {}, lambda _: samples).stretches:
+        before = stretch.begin.schedule if stretch.begin else ()
+        trained += counted(stretch.spec.schedule, samples) - counted(before, samples)
+        last = stretch.first + stretch.steps
+        evaluations += sum(stretch.first < step <= last for step in stretch.needs.full)
+        evaluations += stretch.begin is None  # the initial point
     passes: Counter[int] = Counter()
     for spec in trials:
         for size in spec.batch_sizes:
             passes[size] += spec.trials
-    return Plan(len(runs), steps, phases, passes, trials)
+    return Plan(len(runs), steps, trained, evaluations, phases, passes, trials)
+
+
+def counted(schedule: Iterable[Phase], samples: int) -> Counter[Kind]:
+    """Steps of each kind."""
+    steps: Counter[Kind] = Counter()
+    for phase in schedule:
+        steps[Kind.of(phase)] += phase.step_count(samples)
+    return steps
 
 
 class Times(NamedTuple):
@@ -94,41 +117,41 @@ class Times(NamedTuple):
 
     runs: float
     trials: float
+    evaluations: float = 0.0
 
     @property
     def all(self) -> float:
-        return self.runs + self.trials
+        return self.runs + self.trials + self.evaluations
 
 
 def limits(made: Plan, case: Case, rates: Mapping[Kind, Rates]) -> Times:
-    """The least time of the plan's steps, each at the rates measured beside it, and of trials."""
+    """The least time of what is trained, each step at the rates measured beside it, and so on."""
     runs = sum(
         count / steps_a_second(case.widths, kind.batch_size, rates[kind], kind.states)
-        for kind, count in made.steps.items()
+        for kind, count in made.trained.items()
     )
     model, rate = case.fresh(), median(r.flops for r in rates.values())
     trials = sum(spec.trials * gigaflops(spec, model) * 1e9 / rate for spec in made.trials)
-    return Times(runs, trials)
+    samples = len(case.data.train_x) + len(case.data.test_x)
+    products = 2 * samples * sum(i * o for i, o in pairwise(case.widths))
+    return Times(runs, trials, made.evaluations * products / rate)
 
 
-def reproduce(name: str, seeds: int, draws: int, data_dir: Path | None) -> float:
+def reproduce(words: Sequence[str], out: Path) -> float:
     """Seconds from the command to its report."""
-    with tempfile.TemporaryDirectory() as out:
-        words = ["--workload", name, "--seeds", str(seeds), "--trials", str(draws), "--out", out]
-        words += [] if data_dir is None else ["--data-dir", str(data_dir)]
-        began = time.perf_counter()
-        command = [sys.executable, "-m", "batchlab", "reproduce", *words, "--json"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        return time.perf_counter() - began
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "batchlab", "reproduce", *words, "--out", str(out), "--json"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
 
 
 def told(name: str, rounds: list[Times]) -> None:
     """A line of one side."""
     totals = [times.all for times in rounds]
-    runs, trials = median(t.runs for t in rounds), median(t.trials for t in rounds)
+    parts = [f"{part} {median(getattr(t, part) for t in rounds):.1f}" for part in Times._fields]
     print(
         f"{name:22}{median(totals):10.1f} s ({min(totals):.1f} to {max(totals):.1f}): "
-        f"runs {runs:.1f}, trials {trials:.1f}"
+        f"{', '.join(parts)}"
     )
 
 
@@ -140,6 +163,8 @@ def main() -> None:
     parser.add_argument("--trials", type=int, help="draws; the workload's own by default")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--matmul", default=MATMULS[0], choices=MATMULS, help="of `reproduce`")
+    parser.add_argument("--out", type=Path, help="keep what `reproduce` makes here")
     parser.add_argument("--no-run", action="store_true", help="the extrapolations alone")
     parser.add_argument("--data-dir", type=Path)
     given = parser.parse_args()
@@ -170,22 +195,28 @@ def main() -> None:
             progress.finish(turn, "finished")
     print(
         f"{given.workload}, {given.seeds} seeds: {made.runs} runs of {made.steps.total():,} steps, "
-        f"{made.passes.total():,} passes of trials; torch {torch.__version__}, "
+        f"{made.trained.total():,} of them trained, {made.evaluations:,} "
+        f"evaluations, {made.passes.total():,} passes of trials; torch {torch.__version__}, "
         f"{torch.get_num_threads()} threads, load before {load}, medians of "
         f"{given.rounds} rounds"
     )
     told("naive, EXTRAPOLATED", naive)
     told("limit, EXTRAPOLATED", floor)
-    if not given.no_run:
-        spent = reproduce(given.workload, given.seeds, protocol.draws, given.data_dir)
-        over = [n.all / spent for n in naive]
-        times = [spent / f.all for f in floor]
-        print(f"{'reproduce, measured':22}{spent:10.1f} s, once, {cores()} processes")
-        print(
-            f"extrapolated naive over reproduce: {median(over):.2f} ({min(over):.2f} to "
-            f"{max(over):.2f}); reproduce over limit: {median(times):.1f} ({min(times):.1f} to "
-            f"{max(times):.1f})"
-        )
+    if given.no_run:
+        return
+    words = ["--workload", given.workload, "--seeds", str(given.seeds), "--matmul", given.matmul]
+    words += ["--trials", str(protocol.draws)]
+    words += [] if given.data_dir is None else ["--data-dir", str(given.data_dir)]
+    with tempfile.TemporaryDirectory() as gone:
+        spent = reproduce(words, given.out or Path(gone))
+    print(f"{'reproduce, measured':22}{spent:10.1f} s, once, {cores()} processes, {given.matmul}")
+    sides = {
+        "extrapolated naive over reproduce": [n.all / spent for n in naive],
+        "reproduce over limit": [spent / f.all for f in floor],
+        "the limit without evaluations": [spent / (f.runs + f.trials) for f in floor],
+    }
+    for side, ratios in sides.items():
+        print(f"{side}: {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
 if __name__ == "__main__":
