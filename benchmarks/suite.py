@@ -181,7 +181,7 @@ def main() -> None:
     counts = {kind: paced(one, case) for kind, one in contenders.items()}
     naive, floor = [], []
     with Live(unit="rounds") as progress:
-        progress.plan([1.0] * given.rounds, [f"round {k}" for k in range(given.rounds)])
+        progress.plan([1.0] * given.rounds)
         for turn in range(given.rounds):
             runs = trials = 0.0
             rates: dict[Kind, Rates] = {}
@@ -192,7 +192,7 @@ def main() -> None:
                 trials += count * eager(case.fresh(), x, y, size, protocol.learning_rate)
             naive.append(Times(runs, trials))
             floor.append(limits(made, case, rates))
-            progress.finish(turn, "finished")
+            progress.finish(turn)
     print(
         f"{given.workload}, {given.seeds} seeds: {made.runs} runs of {made.steps.total():,} steps, "
         f"{made.trained.total():,} of them trained, {made.evaluations:,} "

@@ -6,6 +6,7 @@ import pytest
 
 from batchlab import calibrate as calibrate_module
 from batchlab.calibrate import calibrate
+from batchlab.lockstep import Group
 from batchlab.plan import Plan, make_plan
 from batchlab.spec import Cadence, Model, Optimizer, Phase, Spec, TrainSpec, TrialsSpec
 
@@ -28,12 +29,17 @@ def spec(size: int, epochs: int, *, rate: float = 0.01, every: int = 1, **more: 
     )
 
 
+def alone(made: Plan) -> list[Group]:
+    return [(index,) for index in range(len(made.pieces))]
+
+
 def plan(*specs: Spec) -> Plan:
     return make_plan(specs, {}, {}, lambda _: SAMPLES)
 
 
 def costs(*specs: Spec) -> list[float]:
-    return calibrate(plan(*specs), None, "cpu", 1)
+    made = plan(*specs)
+    return calibrate(made, alone(made), None, "cpu", 1)
 
 
 def test_more_of_the_same_costs_more() -> None:
@@ -73,8 +79,8 @@ def test_a_first_compilation_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(calibrate_module, "SLOW_S", 1.0)
         compile_loop = (lambda *_: time.sleep(1.5)) if slow else (lambda *_: None)
         monkeypatch.setattr(calibrate_module, "compile_loop", compile_loop)
-        calibrate(plan(spec(20, 3)), None, "cpu", 1, told.append)
+        calibrate(plan(spec(20, 3)), [(0,)], None, "cpu", 1, told.append)
         assert len(told) == slow
     told.clear()
-    calibrate(plan(spec(50, 3)), None, "cpu", 1, told.append)
+    calibrate(plan(spec(50, 3)), [(0,)], None, "cpu", 1, told.append)
     assert not told, "nothing of this plan takes the loop"

@@ -6,7 +6,7 @@ result. It calls the training loop itself, and so times whatever stepper that ch
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +20,10 @@ from batchlab.engine.data import load, train_samples
 from batchlab.engine.loop import compile_loop
 from batchlab.engine.passes import SMALL
 from batchlab.engine.state import Position, RunState
-from batchlab.engine.step import COMPILED_FEW
-from batchlab.engine.train import evaluate, ignore, initial_model, train
+from batchlab.engine.step import COMPILED
+from batchlab.engine.train import evaluate, ignore, initial_model, train_together
 from batchlab.engine.trials import run_trials
+from batchlab.lockstep import Group
 from batchlab.plan import Plan, Stretch, points
 from batchlab.spec import Cadence, Phase, TrainSpec, TrialsSpec
 from batchlab.workloads.base import Data
@@ -66,6 +67,7 @@ class _Part(NamedTuple):
 
 def calibrate(
     plan: Plan,
+    groups: Sequence[Group],
     data_dir: Path | None,
     device: str,
     threads: int,
@@ -73,6 +75,7 @@ def calibrate(
 ) -> list[float]:
     """Seconds that a worker with so many threads needs for each piece of the plan.
 
+    `groups` are of pieces that go in lockstep: each then takes its part of the whole group's time.
     `say` hears of it where the loop of small batches has to be compiled first, which takes long.
     """
 
@@ -84,7 +87,7 @@ def calibrate(
     try:
         if device == "cpu":
             _compile(plan, say)
-        steps = _time_kinds(plan, data)
+        steps = _time_kinds(plan, groups, data)
         models = {_model(kind): kind for kind in steps}
         evaluations = {model: _time_evaluation(kind, data) for model, kind in models.items()}
         passes: dict[TrialsSpec, Pass] = {}
@@ -112,7 +115,7 @@ def _compile(plan: Plan, say: Callable[[str], None]) -> None:
     for piece in plan.pieces:
         if isinstance(piece, Stretch):
             hidden, phases = len(piece.spec.model.hidden), piece.spec.schedule
-            if any(p.optimizer.plain and p.batch_size <= COMPILED_FEW for p in phases):
+            if any(p.optimizer.plain and p.batch_size <= COMPILED for p in phases):
                 wanted.add((hidden, piece.spec.dtype))
         elif min(piece.spec.batch_sizes) <= SMALL:
             wanted.add((len(piece.spec.start.model.hidden), "float64"))
@@ -153,24 +156,32 @@ def _model(spec: TrainSpec) -> TrainSpec:
     return spec.model_copy(update={"schedule": (), "cadence": Cadence(), "seed": 0})
 
 
-def _time_kinds(plan: Plan, data: Load) -> dict[TrainSpec, Seconds]:
+def _time_kinds(plan: Plan, groups: Sequence[Group], data: Load) -> dict[TrainSpec, Seconds]:
     """Each kind of step, timed at the first rate that the plan has for it."""
     counts: Counter[TrainSpec] = Counter()
     rates: dict[TrainSpec, float] = {}
-    for stretch in plan.stretches:
-        for phase in stretch.spec.schedule:
-            rates.setdefault(_kind(stretch.spec, phase), phase.learning_rate)
-        for part in _parts(stretch):
-            counts[part.kind] += part.steps
-    return {kind: _time_steps(kind, rates[kind], n, data(kind)) for kind, n in counts.items()}
+    replicas: dict[TrainSpec, int] = {}
+    for group in groups:
+        for stretch in (plan.pieces[index] for index in group):
+            if not isinstance(stretch, Stretch):
+                continue
+            for phase in stretch.spec.schedule:
+                rates.setdefault(_kind(stretch.spec, phase), phase.learning_rate)
+            for part in _parts(stretch):
+                counts[part.kind] += part.steps
+                replicas[part.kind] = max(replicas.get(part.kind, 1), len(group))
+    return {
+        kind: _time_steps(kind, rates[kind], n, replicas[kind], data(kind))
+        for kind, n in counts.items()
+    }
 
 
 class _Enough(Exception):  # noqa: N818, not an error
     """The steps timed so far will do."""
 
 
-def _time_steps(kind: TrainSpec, rate: float, planned: int, data: Data) -> Seconds:
-    """Seconds a step and a measurement of the weights.
+def _time_steps(kind: TrainSpec, rate: float, planned: int, replicas: int, data: Data) -> Seconds:
+    """Seconds a step and a measurement of the weights, of each of so many replicas.
 
     A stepper whose stretches may be cut is timed over 1, 2, 4, ... steps; each of these ends with
     one measurement, which their difference leaves out. One whose stretches may not is timed over
@@ -195,11 +206,13 @@ def _time_steps(kind: TrainSpec, rate: float, planned: int, data: Data) -> Secon
         if len(at) > 2 and (taken >= marks[-1] or now - at[min(at)] > BUDGET_S):
             raise _Enough
 
+    specs = [spec.model_copy(update={"seed": seed}) for seed in range(replicas)]
     with suppress(_Enough):
-        train(spec, part, tick=tick)
-    spans = [(b - a, at[b] - at[a]) for a, b in zip(at, list(at)[1:], strict=False)]
-    if len(spans) < 2:  # it diverged at once
-        return Seconds((time.monotonic() - began) / max(1, taken), 0.0)
+        train_together(specs, part, tick=tick)
+    each = {taken: (when - began) / replicas for taken, when in at.items()}
+    spans = [(b - a, each[b] - each[a]) for a, b in zip(each, list(each)[1:], strict=False)]
+    if len(spans) < 2:  # they diverged at once
+        return Seconds((time.monotonic() - began) / replicas / max(1, taken), 0.0)
     (few, short), (many, long) = spans[0], spans[-1]
     if 1 not in at or many == few:  # whole stretches, or epochs of a step or two
         return Seconds(sum(span for _, span in spans) / sum(count for count, _ in spans), 0.0)

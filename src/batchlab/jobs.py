@@ -1,10 +1,10 @@
-"""A piece of the plan as a job: done from its last checkpoint, in whatever process it lands."""
+"""Pieces of the plan as a job: done from their last checkpoints, in whatever process it lands."""
 
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -15,7 +15,7 @@ from batchlab.backends.base import Report
 from batchlab.engine.branch import branch, measured, select
 from batchlab.engine.data import load
 from batchlab.engine.state import RunState
-from batchlab.engine.train import SAVE_EVERY_S, train
+from batchlab.engine.train import SAVE_EVERY_S, Save, train_together
 from batchlab.engine.trials import TrialState, last_weight, run_trials
 from batchlab.plan import Piece, Points, Stretch, Trials, points, trajectory
 from batchlab.record import BinRecord, Record, TrialRecord
@@ -23,6 +23,7 @@ from batchlab.spec import Spec, TrainSpec, UserError
 from batchlab.store.checkpoints import Checkpoints
 from batchlab.store.database import Run
 from batchlab.store.tensors import TensorFiles
+from batchlab.workloads.base import Data
 
 LEFT_OUT = "left out"  # trials from a run that diverged
 SPEC = "spec"  # the name of the trajectory's JSON in a checkpoint
@@ -55,9 +56,9 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A piece to be done, and where."""
+    """Trials, or stretches of training side by side, and where they are done."""
 
-    piece: Piece
+    pieces: tuple[Piece, ...]
     site: Site
 
 
@@ -102,41 +103,80 @@ def kept_ends(site: Site) -> dict[TrainSpec, Points]:
     return kept
 
 
-def execute(job: Job, report: Report) -> Outcome:
-    """Do one job, from its last checkpoint where there is one."""
-    if isinstance(job.piece, Stretch):
-        return _stretch(job.site, job.piece, report)
-    return _trials(job.site, job.piece, report)
+def execute(job: Job, report: Report) -> list[Outcome]:
+    """Do each piece of a job, from its last checkpoint where there is one."""
+    stretches = [piece for piece in job.pieces if isinstance(piece, Stretch)]
+    trials = [piece for piece in job.pieces if isinstance(piece, Trials)]
+    told = _stretches(job.site, stretches, report) if stretches else []
+    return told + [_trials(job.site, piece, report) for piece in trials]
 
 
-def _stretch(site: Site, stretch: Stretch, report: Report) -> Outcome:
-    spec, path = stretch.spec, trajectory(stretch.spec)
-    data = load(spec.workload, site.data_dir, site.device, spec.dtype)
-    under_way = _Checkpoint(site.partial(), path.key)
-    begun = under_way.load(RunState.from_parts)
-    if begun is None or not _serves(begun, stretch):
-        begun = None
-        if stretch.begin is not None:
-            begun = branch(_end(site, stretch.begin), spec, len(data.train_x))
-    if begun is not None and begun.position.step > stretch.first:
-        report(begun.position.step - stretch.first)
-    end = train(
-        spec,
-        data,
-        start=begun,
-        tick=report,
-        save=under_way.save,
-        save_every_s=site.save_every_s,
-    )
+def _stretches(site: Site, stretches: Sequence[Stretch], report: Report) -> list[Outcome]:
+    """Those that stand at one point go on together; after an interruption not all may."""
+    first = stretches[0].spec
+    data = load(first.workload, site.data_dir, site.device, first.dtype)
+    ends: list[RunState | None] = []
+    for stretch in stretches:
+        begun = _begun(site, stretch, data)
+        ends.append(begun)
+        if begun is not None and begun.position.step > stretch.first:
+            report(begun.position.step - stretch.first)
+    parties: dict[tuple[int, ...] | None, list[int]] = {}
+    for index, end in enumerate(ends):
+        if end is None or end.status == "running":
+            parties.setdefault(None if end is None else astuple(end.position), []).append(index)
+    for party in parties.values():
+        starts = [end for end in (ends[index] for index in party) if end is not None]
+        saves = [_under_way(site, stretches[index]).save for index in party]
+
+        def tick(steps: int, members: int = len(party)) -> None:
+            report(steps * members)
+
+        def save(states: list[RunState], saves: Sequence[Save] = saves) -> None:
+            for keep, state in zip(saves, states, strict=True):
+                keep(state)
+
+        trained = train_together(
+            [stretches[index].spec for index in party],
+            data,
+            starts=starts or None,
+            tick=tick,
+            save=save,
+            save_every_s=site.save_every_s,
+        )
+        for index, end in zip(party, trained, strict=True):
+            ends[index] = end
+    return [
+        _ended(site, stretch, end, len(data.train_x))
+        for stretch, end in zip(stretches, ends, strict=True)
+        if end is not None
+    ]
+
+
+def _ended(site: Site, stretch: Stretch, end: RunState, samples: int) -> Outcome:
+    """Keep the end where others go on from it, and tell the runs that it is the end of."""
     if stretch.keep:
-        meta = end.meta() | {SPEC: path.model_dump_json()}
-        site.checkpoints().save(path.key, end.tensors, meta)
+        path = trajectory(stretch.spec)
+        site.checkpoints().save(path.key, end.tensors, end.meta() | {SPEC: path.model_dump_json()})
     ended = []
     for run in stretch.runs:
-        asked = points(run, len(data.train_x))
         told = _run(site, run, end.status, end.position.step, end.seconds)
-        ended.append(Ended(told, records=select(end.records, *asked)))
+        ended.append(Ended(told, records=select(end.records, *points(run, samples))))
     return Outcome(end.status, tuple(ended))
+
+
+def _under_way(site: Site, piece: Piece) -> "_Checkpoint":
+    return _Checkpoint(site.partial(), under_way_key(piece))
+
+
+def _begun(site: Site, stretch: Stretch, data: Data) -> RunState | None:
+    """Where the stretch goes on from; `None`: from its initial point."""
+    begun = _under_way(site, stretch).load(RunState.from_parts)
+    if begun is not None and _serves(begun, stretch):
+        return begun
+    if stretch.begin is None:
+        return None
+    return branch(_end(site, stretch.begin), stretch.spec, len(data.train_x))
 
 
 def _serves(state: RunState, stretch: Stretch) -> bool:
@@ -158,7 +198,7 @@ def _trials(site: Site, piece: Trials, report: Report) -> Outcome:
     if start.status == "diverged":
         return Outcome(LEFT_OUT, ())
     data = load(spec.start.workload, site.data_dir, site.device, spec.start.dtype)
-    under_way = _Checkpoint(site.partial(), spec.key)
+    under_way = _under_way(site, piece)
     begun = under_way.load(TrialState.from_parts)
     steps = spec.step_count(len(data.train_x))
     with ExitStack() as open_files:

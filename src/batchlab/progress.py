@@ -18,7 +18,6 @@ class Live:
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._weights: Sequence[float] = ()
-        self._labels: Sequence[str] = ()
         self._shares: list[float] = []
         self._ended = 0
         self._began = self._told = time.monotonic()
@@ -29,12 +28,10 @@ class Live:
     def __exit__(self, *_: object) -> None:
         self._close()
 
-    def plan(
-        self, weights: Sequence[float], labels: Sequence[str], said: str | None = None
-    ) -> None:
+    def plan(self, weights: Sequence[float], said: str | None = None) -> None:
         """Start over with these jobs; the plan is told in so many words, or by their number."""
         self._close()
-        self._weights, self._labels = weights, labels
+        self._weights = weights
         self._shares, self._ended = [0.0] * len(weights), 0
         self._began = self._told = time.monotonic()
         told = f"{len(weights)} {self._unit} to do" if said is None else said
@@ -58,12 +55,10 @@ class Live:
         self._shares[job] = min(1.0, self._shares[job] + share)
         self._show()
 
-    def finish(self, job: int, status: str) -> None:
-        """A job has ended; only what is out of the ordinary is told."""
+    def finish(self, job: int) -> None:
+        """A job has ended."""
         self._shares[job] = 1.0
         self._ended += 1
-        if status != "finished":
-            self._console.print(f"{status}: {self._labels[job]}", highlight=False)
         self._show()
 
     def _done(self) -> float:

@@ -10,9 +10,11 @@ from typing import Protocol
 from batchlab.backends.base import Backend
 from batchlab.calibrate import calibrate
 from batchlab.engine.data import load, train_samples
+from batchlab.engine.replicas import can_stack
 from batchlab.engine.train import ignore
 from batchlab.jobs import Job, Site, execute, kept_ends, under_way_key
-from batchlab.plan import Plan, chains, estimate, make_plan
+from batchlab.lockstep import Group, groups
+from batchlab.plan import Plan, Stretch, chains, estimate, make_plan
 from batchlab.spec import Spec, TrainSpec, TrialsSpec
 from batchlab.store.database import Store
 
@@ -20,7 +22,7 @@ from batchlab.store.database import Store
 class Progress(Protocol):
     """Hears how far the work has come."""
 
-    def plan(self, weights: Sequence[float], labels: Sequence[str], said: str) -> None:
+    def plan(self, weights: Sequence[float], said: str) -> None:
         """So many jobs are about to run, each with its expected seconds; `said` is the plan."""
 
     def say(self, line: str) -> None:
@@ -29,7 +31,7 @@ class Progress(Protocol):
     def advance(self, job: int, share: float) -> None:
         """So much more of a job's own work is done, as a part of 1."""
 
-    def finish(self, job: int, status: str) -> None:
+    def finish(self, job: int) -> None:
         """A job has ended."""
 
 
@@ -38,8 +40,24 @@ class Costed:
     """A plan and what it is expected to take."""
 
     plan: Plan
+    groups: tuple[Group, ...]  # what is done as one job
     costs: tuple[float, ...]  # seconds of a worker, a piece
     seconds: float  # until all is done
+
+    def jobs(self) -> tuple[list[float], list[int | None]]:
+        """For each group its cost, and the group it waits for."""
+        return _jobs(self.plan, self.groups, self.costs)
+
+
+def _jobs(
+    plan: Plan, groups: Sequence[Group], costs: Sequence[float]
+) -> tuple[list[float], list[int | None]]:
+    place = {index: at for at, group in enumerate(groups) for index in group}
+    after = [plan.pieces[group[0]].after for group in groups]
+    return (
+        [sum(costs[index] for index in group) for group in groups],
+        [None if other is None else place[other] for other in after],
+    )
 
 
 def prepare(
@@ -61,9 +79,26 @@ def prepare(
     plan = make_plan(wanted, stored, kept, train_samples)
     for name in {_start(piece.spec).workload for piece in plan.pieces}:
         load(name, site.data_dir, "cpu", "float32")  # can't be had? then told of now, in one line
-    costs = calibrate(plan, site.data_dir, site.device, backend.threads, say)
-    after = [piece.after for piece in plan.pieces]
-    return Costed(plan, tuple(costs), estimate(costs, after, backend.workers))
+
+    def stacks(stretch: Stretch) -> bool:
+        return _stacks(stretch, site)
+
+    together = groups(plan.pieces, stacks, backend.workers)
+    costs = calibrate(plan, together, site.data_dir, site.device, backend.threads, say)
+    seconds = estimate(*_jobs(plan, together, costs), backend.workers)
+    return Costed(plan, together, tuple(costs), seconds)
+
+
+def _stacks(stretch: Stretch, site: Site) -> bool:
+    """Whether any phase that the stretch trains in is faster in a stack."""
+    spec, end = stretch.spec, 0
+    data = load(spec.workload, site.data_dir, "cpu", "float32")
+    widths = (data.train_x.shape[1], *spec.model.hidden, data.classes)
+    for phase in spec.schedule:
+        end += phase.step_count(len(data.train_x))
+        if end > stretch.first and can_stack(widths, phase, spec.matmul, site.device):
+            return True
+    return False
 
 
 def run_all(
@@ -84,31 +119,32 @@ def run_all(
     """
     with _somewhere(site) as site:
         costed = prepare(specs, store, backend, site, progress.say)
-        pieces, costs = costed.plan.pieces, costed.costs
+        pieces = [[costed.plan.pieces[index] for index in group] for group in costed.groups]
+        costs, after = costed.jobs()
         # What the most work waits for goes first.
-        tails = chains(costs, [piece.after for piece in pieces])
+        tails = chains(costs, after)
         order = sorted(range(len(pieces)), key=tails.__getitem__, reverse=True)
         place = {index: at for at, index in enumerate(order)}
         ordered = [pieces[index] for index in order]
-        progress.plan(
-            [costs[index] for index in order],
-            [piece.label for piece in ordered],
-            costed.plan.said(costed.seconds),
-        )
-        heard = _Heard(progress, [max(1, piece.steps) for piece in ordered])
-        jobs = [Job(piece, site) for piece in ordered]
-        after = [None if piece.after is None else place[piece.after] for piece in ordered]
+        progress.plan([costs[index] for index in order], costed.plan.said(costed.seconds))
+        steps = [max(1, sum(piece.steps for piece in group)) for group in ordered]
+        heard = _Heard(progress, steps)
+        jobs = [Job(tuple(group), site) for group in ordered]
+        waits = [None if (on := after[index]) is None else place[on] for index in order]
         known, done = store.keys(), 0
-        for index, outcome in backend.map(
-            execute, jobs, progress=heard, stopping=stopping, after=after
+        for index, outcomes in backend.map(
+            execute, jobs, progress=heard, stopping=stopping, after=waits
         ):
-            for ended in outcome.ended:
-                if ended.run.key not in known:
-                    store.add(ended.run, ended.records, ended.trials, ended.bins)
-                    known.add(ended.run.key)
-                done += 1
-            site.partial().drop(under_way_key(ordered[index]))
-            progress.finish(index, outcome.status)
+            for piece, outcome in zip(ordered[index], outcomes, strict=True):
+                for ended in outcome.ended:
+                    if ended.run.key not in known:
+                        store.add(ended.run, ended.records, ended.trials, ended.bins)
+                        known.add(ended.run.key)
+                    done += 1
+                site.partial().drop(under_way_key(piece))
+                if outcome.status != "finished":
+                    progress.say(f"{outcome.status}: {piece.label}")
+            progress.finish(index)
     return done
 
 

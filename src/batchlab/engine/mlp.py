@@ -44,12 +44,14 @@ def backward(
     x_RBI: torch.Tensor,
     y_RB: torch.Tensor,
     multiply: Product = product,
+    scale: torch.Tensor | float | None = None,
 ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
     """Yield `(layer, d_RBO, h_RBI)` from the last layer to the first, for the mean loss.
 
     A layer's weight gradient is `d.mT @ h`, its bias gradient `d.sum(1)`. What lies below a layer
     is computed before the layer is yielded, so the caller may update it in place at once. Where
-    `multiply` rounds, activations and gradients between layers are as it leaves them.
+    `multiply` rounds, activations and gradients between layers are as it leaves them. With `scale`
+    (a number, or one a replica) everything is that times the gradient of the loss's sum.
     """
     activations = [x_RBI]
     last = len(weights_ROI) - 1
@@ -58,7 +60,10 @@ def backward(
         activations.append(z if index == last else z.relu_())
     d = activations.pop().to(x_RBI.dtype).softmax(-1)
     d.scatter_add_(-1, y_RB.unsqueeze(-1), d.new_full((), -1.0).expand(*y_RB.shape, 1))
-    d.div_(y_RB.shape[1])
+    if scale is None:
+        d.div_(y_RB.shape[1])
+    else:
+        d.mul_(scale)
     for index in range(last, -1, -1):
         h = activations[index]
         below = d

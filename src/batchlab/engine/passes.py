@@ -95,7 +95,11 @@ class Walker:
         """
         if size <= SMALL and self._exact is not None:
             return self._exact.walk(size, rate)
-        if size <= SMALL and len(self._y_RM) == 1 and can_compile(self._weights):
+        if (
+            size <= SMALL
+            and len(self._y_RM) == 1
+            and can_compile(len(self._weights), self._y_RM.device.type)
+        ):
             return self._compiled(size, rate)
         samples = self._y_RM.shape[1]
         weights, biases = self._start()

@@ -6,6 +6,7 @@ inputs and outputs of a layer.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -16,12 +17,9 @@ from batchlab.engine import mlp
 from batchlab.engine.loop import BLOCK, Loop, block_size, can_compile, divide
 from batchlab.engine.products import change, product, rounded_product
 from batchlab.engine.threads import together
-from batchlab.spec import Matmul, Phase, batch_slices
+from batchlab.spec import Matmul, Optimizer, Phase, batch_slices
 
-# Up to this batch size the compiled loop is faster, by measurement (docs/engine.md); where the
-# weights are few, a step's calls cost more than its products.
-COMPILED, COMPILED_FEW = 24, 32
-FEW = 2**18  # weights
+COMPILED = 24  # up to this batch size the compiled loop is faster, by measurement (docs/engine.md)
 
 
 class Stepper(ABC):
@@ -195,7 +193,7 @@ class Autograd(Stepper):
     def __init__(self, model: nn.Module, phase: Phase, matmul: Matmul = "float32") -> None:
         super().__init__()
         self._model, self._bf16 = model, matmul == "bf16"
-        self._optimizer = torch_optimizer(model, phase)
+        self._optimizer = torch_optimizer(model.parameters(), phase.optimizer, phase.learning_rate)
 
     def steps(self, x_NI: torch.Tensor, y_N: torch.Tensor, size: int) -> None:
         """Forward, backward, update."""
@@ -228,20 +226,18 @@ class Autograd(Stepper):
         self._optimizer.load_state_dict(whole)
 
 
-def torch_optimizer(model: nn.Module, phase: Phase) -> torch.optim.Optimizer:
-    """PyTorch's own optimizer with the phase's settings; Adam fused, which halves its time."""
-    chosen = phase.optimizer
+def torch_optimizer(
+    parameters: Iterable[nn.Parameter], chosen: Optimizer, rate: float
+) -> torch.optim.Optimizer:
+    """PyTorch's own optimizer with these settings; Adam fused, which halves its time."""
     if chosen.name == "sgd":
         return torch.optim.SGD(
-            model.parameters(),
-            lr=phase.learning_rate,
-            momentum=chosen.momentum,
-            weight_decay=chosen.weight_decay,
+            parameters, lr=rate, momentum=chosen.momentum, weight_decay=chosen.weight_decay
         )
     adam = torch.optim.Adam if chosen.name == "adam" else torch.optim.AdamW
     return adam(
-        model.parameters(),
-        lr=phase.learning_rate,
+        parameters,
+        lr=rate,
         betas=(chosen.beta1, chosen.beta2),
         weight_decay=chosen.weight_decay,
         fused=True,
@@ -256,8 +252,6 @@ def stepper(model: nn.Module, phase: Phase, matmul: Matmul = "float32") -> Stepp
     layers = mlp.linear_layers(model)
     if layers is None or not phase.optimizer.plain:
         return Autograd(model, phase, matmul)
-    weights = [m.weight for m in layers]
-    most = COMPILED_FEW if sum(w.numel() for w in weights) <= FEW else COMPILED
-    if phase.batch_size <= most and can_compile(weights):
+    if phase.batch_size <= COMPILED and can_compile(len(layers), layers[0].weight.device.type):
         return CompiledSGD(layers, phase.learning_rate)
     return InPlaceSGD(layers, phase.learning_rate, matmul)

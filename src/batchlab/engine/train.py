@@ -1,11 +1,14 @@
 """The training loop: a spec's schedule, measured at its cadence, from any point of it.
 
-Shapes: N training samples, B samples of a batch, I inputs.
+Runs whose specs differ in seeds and rates only may go through it together, in lockstep.
+
+Shapes: R runs, N training samples, I inputs.
 """
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from math import ceil
 
 import torch
@@ -13,8 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from batchlab.engine.draws import epoch_order, generator
+from batchlab.engine.replicas import Replicas, replicas
 from batchlab.engine.state import Position, RunState, RunStatus
-from batchlab.engine.step import Stepper, stepper
 from batchlab.probes.classification import Classification
 from batchlab.probes.displacement import Displacement
 from batchlab.probes.gradient import GradientNorm
@@ -58,72 +61,153 @@ def train(
     `save_every_s` seconds besides. The same spec gives the same records however often that
     happens.
     """
-    run = _Run(spec, data, start)
+
+    def save_one(states: list[RunState]) -> None:
+        save(states[0])
+
+    if start is not None and start.status != "running":
+        return start
+    starts = None if start is None else [start]
+    return train_together(
+        [spec], data, starts=starts, tick=tick, save=save_one, save_every_s=save_every_s
+    )[0]
+
+
+def train_together(
+    specs: Sequence[TrainSpec],
+    data: Data,
+    *,
+    starts: Sequence[RunState] | None = None,
+    tick: Tick = ignore,
+    save: Callable[[list[RunState]], None] = ignore,
+    save_every_s: float = SAVE_EVERY_S,
+) -> list[RunState]:
+    """As `train` does, of specs of one `lockstep.shape` and of running `starts` at one position.
+
+    Every state is what its spec alone would have come to, to the bit; a run that diverges leaves
+    the others to go on. `tick` hears of the steps of one run.
+    """
+    runs = _Runs(specs, data, starts)
     saved = time.monotonic()
-    if start is None:
-        run.measure_all()
-    while run.status == "running":
-        done = run.advance()
+    if starts is None:
+        runs.measure_all()
+    while runs.running:
+        done = runs.advance()
         try:
             tick(done)
         except BaseException:
-            save(run.state())
+            save(runs.states())
             raise
-        if time.monotonic() - saved >= save_every_s and run.status == "running":
-            save(run.state())
+        if time.monotonic() - saved >= save_every_s and runs.running:
+            save(runs.states())
             saved = time.monotonic()
-    return run.state()
+    return runs.states()
 
 
+@dataclass(slots=True)
 class _Run:
-    """A run under way."""
+    """One of the runs: what is its own."""
 
-    def __init__(self, spec: TrainSpec, data: Data, start: RunState | None) -> None:
-        self._spec, self._data = spec, data
-        self._model = initial_model(spec, data)
-        self._initial = {k: v.detach().clone() for k, v in self._model.named_parameters()}
+    spec: TrainSpec
+    model: nn.Module
+    initial: dict[str, torch.Tensor]
+    spent: float = 0.0  # seconds before this process
+    records: list[Record] = field(default_factory=list)
+    diverged: Position | None = None  # where, if it has
+
+    def displacement(self, model: nn.Module) -> list[Reading]:
+        """Of the model from the run's initial point."""
+        probe = Displacement()
+        for name, parameter in model.named_parameters():
+            probe.update(name, parameter, self.initial[name])
+        return probe.compute()
+
+
+class _Runs:
+    """Runs under way, all at one position."""
+
+    def __init__(
+        self, specs: Sequence[TrainSpec], data: Data, starts: Sequence[RunState] | None
+    ) -> None:
+        self._data, self._schedule, self._cadence = data, specs[0].schedule, specs[0].cadence
+        self._runs = []
+        for spec in specs:
+            model = initial_model(spec, data)
+            initial = {k: v.detach().clone() for k, v in model.named_parameters()}
+            self._runs.append(_Run(spec, model, initial))
         self._began = time.monotonic()
-        self._spent = start.seconds if start else 0.0
-        self._position = Position() if start is None else start.position
-        self._records: list[Record] = [] if start is None else list(start.records)
-        self.status: RunStatus = "running" if start is None else start.status
+        self._position = Position() if starts is None else replace(starts[0].position)
         self._order_of: int | None = None  # the epoch that the shuffled data are of
-        self._shuffled_x = torch.empty_like(data.train_x)
-        self._shuffled_y = torch.empty_like(data.train_y)
-        if start is not None:
-            self._model.load_state_dict(start.group("model"))
-        self._stepper: Stepper = stepper(self._model, self._phase, self._spec.matmul)
-        if start is not None:
-            self._stepper.load(start.group("optimizer"))
+        self._x_RNI = data.train_x.new_empty((len(specs), *data.train_x.shape))
+        self._y_RN = data.train_y.new_empty((len(specs), *data.train_y.shape))
+        for run, start in zip(self._runs, starts or (), strict=False):
+            run.spent, run.records = start.seconds, list(start.records)
+            run.model.load_state_dict(start.group("model"))
+        self._replicas = self._make_replicas()
+        if starts is not None:
+            self._replicas.load([start.group("optimizer") for start in starts])
+
+    def _make_replicas(self) -> Replicas:
+        return self._replicas_of([run.model for run in self._runs])
+
+    def _replicas_of(self, models: Sequence[nn.Module]) -> Replicas:
+        index = self._phase_index
+        phases = [run.spec.schedule[index] for run in self._runs]
+        return replicas(models, phases, self._runs[0].spec.matmul)
+
+    @property
+    def _phase_index(self) -> int:
+        """Of the phase in force; after the end, the last one."""
+        return min(self._position.phase, len(self._schedule) - 1)
 
     @property
     def _phase(self) -> Phase:
-        """The phase in force; after the end, the last one."""
-        return self._spec.schedule[min(self._position.phase, len(self._spec.schedule) - 1)]
+        """The phase in force, of the first run: the others' differ in rates and the like."""
+        return self._schedule[self._phase_index]
 
-    def state(self) -> RunState:
-        self._stepper.settle()
-        model = {f"model/{k}": v.detach().cpu() for k, v in self._model.state_dict().items()}
-        optimizer = {f"optimizer/{k}": v.cpu() for k, v in self._stepper.state().items()}
-        seconds = self._spent + time.monotonic() - self._began
-        return RunState(model | optimizer, self._position, self._records, self.status, seconds)
+    @property
+    def _going(self) -> list[_Run]:
+        return [run for run in self._runs if run.diverged is None]
+
+    @property
+    def running(self) -> bool:
+        """Whether there are steps to be taken."""
+        return self._position.phase < len(self._schedule) and bool(self._going)
+
+    def states(self) -> list[RunState]:
+        """Where each run stands."""
+        self._replicas.settle()
+        seconds = (time.monotonic() - self._began) / len(self._runs)
+        ended: RunStatus = "running" if self.running else "finished"
+        states = []
+        for run, optimizer in zip(self._runs, self._replicas.states(), strict=True):
+            tensors = {f"model/{k}": v for k, v in run.model.state_dict().items()}
+            tensors |= {f"optimizer/{k}": v for k, v in optimizer.items()}
+            tensors = {k: v.detach().cpu().clone() for k, v in tensors.items()}
+            status: RunStatus = ended if run.diverged is None else "diverged"
+            position = replace(run.diverged or self._position)
+            states.append(
+                RunState(tensors, position, list(run.records), status, run.spent + seconds)
+            )
+        return states
 
     def advance(self) -> int:
         """Take steps up to the next point where something is to be done; how many."""
         here, phase, samples = self._position, self._phase, len(self._data.train_x)
         self._shuffle(here.epoch)
         per_epoch, length = ceil(samples / phase.batch_size), phase.step_count(samples)
-        count = min(self._stepper.stretch, per_epoch - here.epoch_step, length - here.phase_step)
-        due = [k for s in self._spec.cadence.steps if 0 < (k := s - here.step) < count]
-        if due and self._stepper.divisible:
+        left = min(per_epoch - here.epoch_step, length - here.phase_step)
+        count = min(self._replicas.stretch, left)
+        due = [k for s in self._cadence.steps if 0 < (k := s - here.step) < count]
+        if due and self._replicas.divisible:
             count = due[0]
         elif due:
             self._look_ahead(due)
-        self._stepper.steps(*self._batches(count), phase.batch_size)
-        bad = self._stepper.first_diverged()
-        if bad is not None:
-            here.step += bad + 1
-            self.status = "diverged"
+        self._replicas.steps(*self._batches(count), phase.batch_size)
+        for run, bad in zip(self._runs, self._replicas.first_diverged(), strict=True):
+            if bad is not None and run.diverged is None:
+                run.diverged = replace(here, step=here.step + bad + 1)
+        if not self._going:
             return count
         here.samples = self._samples_after(count)
         here.step += count
@@ -136,7 +220,7 @@ class _Run:
         """Inputs and labels of the next so many steps."""
         start, size = self._position.epoch_step, self._phase.batch_size
         rows = slice(start * size, (start + count) * size)
-        return self._shuffled_x[rows], self._shuffled_y[rows]
+        return self._x_RNI[:, rows], self._y_RN[:, rows]
 
     def _samples_after(self, count: int) -> int:
         """Samples seen once the next so many steps are taken."""
@@ -147,79 +231,85 @@ class _Run:
     def _look_ahead(self, counts: list[int]) -> None:
         """Measure the weights after so many steps within a stretch that must not be cut there.
 
-        The steps are taken on a copy: when a run is measured leaves no trace in what it does.
+        The steps are taken on copies: when a run is measured leaves no trace in what it does.
         """
         here = self._position
-        self._stepper.settle()
+        self._replicas.settle()
+        lost: set[int] = set()
         for count in counts:
-            model = copy.deepcopy(self._model)
-            ahead = stepper(model, self._phase, self._spec.matmul)
+            models = [copy.deepcopy(run.model) for run in self._runs]
+            ahead = self._replicas_of(models)
             ahead.steps(*self._batches(count), self._phase.batch_size)
-            if ahead.first_diverged() is not None:
-                return
+            diverged = enumerate(ahead.first_diverged())
+            lost |= {index for index, bad in diverged if bad is not None}
             ahead.settle()
-            self._record(self._displacement(model), here.step + count, self._samples_after(count))
+            for index, (run, model) in enumerate(zip(self._runs, models, strict=True)):
+                if index not in lost and run.diverged is None:
+                    samples = self._samples_after(count)
+                    self._record(run, run.displacement(model), here.step + count, samples)
 
     def _close(self, *, epoch: bool, phase: bool) -> None:
         """Move on to the next epoch or phase where one has ended, and measure what is due."""
-        here, cadence = self._position, self._spec.cadence
+        here, cadence = self._position, self._cadence
         if epoch or phase:
             here.epoch, here.epoch_step = here.epoch + 1, 0
         if phase or (epoch and here.epoch % cadence.every == 0):
             self.measure_all()
         elif here.step in cadence.steps:
-            self._stepper.settle()
-            self._record(self._displacement(self._model), here.step, here.samples)
+            self._replicas.settle()
+            for run in self._going:
+                self._record(run, run.displacement(run.model), here.step, here.samples)
         if phase:
-            before = self._phase.optimizer
+            before = self._phase_index
             here.phase, here.phase_step = here.phase + 1, 0
-            if here.phase == len(self._spec.schedule):
-                self.status = "finished"
+            if here.phase == len(self._schedule):
                 return
-            state = self._stepper.state()
-            self._stepper = stepper(self._model, self._phase, self._spec.matmul)
-            if self._phase.optimizer == before:  # momentum outlives a change of rate or batch
-                self._stepper.load(state)
+            states = self._replicas.states()
+            self._replicas = self._make_replicas()
+            # Momentum outlives a change of rate or batch.
+            kept = [r.spec.schedule[before].optimizer for r in self._runs]
+            now = [r.spec.schedule[here.phase].optimizer for r in self._runs]
+            self._replicas.load(
+                [s if a == b else {} for s, a, b in zip(states, kept, now, strict=True)]
+            )
 
     def _shuffle(self, epoch: int) -> None:
-        """Lay the training data out in the epoch's order, so that a batch is a slice."""
+        """Lay the training data out in each run's order, so that a batch is a slice."""
         if self._order_of == epoch:
             return
-        order = epoch_order(self._spec.seed, epoch, len(self._data.train_x))
-        order = order.to(self._data.train_x.device)
-        torch.index_select(self._data.train_x, 0, order, out=self._shuffled_x)
-        torch.index_select(self._data.train_y, 0, order, out=self._shuffled_y)
+        x_NI, y_N = self._data.train_x, self._data.train_y
+        for run, x, y in zip(self._runs, self._x_RNI, self._y_RN, strict=True):
+            order = epoch_order(run.spec.seed, epoch, len(x_NI)).to(x_NI.device)
+            torch.index_select(x_NI, 0, order, out=x)
+            torch.index_select(y_N, 0, order, out=y)
         self._order_of = epoch
 
     def measure_all(self) -> None:
         """Loss and accuracy on both splits, displacement, and the next step's gradient norm."""
         data, here = self._data, self._position
-        self._stepper.settle()
-        readings = evaluate(self._model, data.train_x, data.train_y, "train")
-        readings += evaluate(self._model, data.test_x, data.test_y, "test")
-        readings += self._displacement(self._model) + self._gradient_norm()
-        self._record(readings, here.step, here.samples)
+        self._replicas.settle()
+        self._shuffle(here.epoch)
+        for index, run in enumerate(self._runs):
+            if run.diverged is not None:
+                continue
+            readings = evaluate(run.model, data.train_x, data.train_y, "train")
+            readings += evaluate(run.model, data.test_x, data.test_y, "test")
+            readings += run.displacement(run.model) + self._gradient_norm(index)
+            self._record(run, readings, here.step, here.samples)
 
-    def _displacement(self, model: nn.Module) -> list[Reading]:
-        probe = Displacement()
-        for name, parameter in model.named_parameters():
-            probe.update(name, parameter, self._initial[name])
-        return probe.compute()
-
-    def _gradient_norm(self) -> list[Reading]:
+    def _gradient_norm(self, index: int) -> list[Reading]:
         """Of the first batch of the pass to come, at the batch size in force."""
-        self._shuffle(self._position.epoch)
-        size = self._phase.batch_size
-        loss = F.cross_entropy(self._model(self._shuffled_x[:size]), self._shuffled_y[:size])
-        names, parameters = zip(*self._model.named_parameters(), strict=True)
+        rows, model = slice(self._phase.batch_size), self._runs[index].model
+        loss = F.cross_entropy(model(self._x_RNI[index, rows]), self._y_RN[index, rows])
+        names, parameters = zip(*model.named_parameters(), strict=True)
         probe = GradientNorm()
         for name, gradient in zip(names, torch.autograd.grad(loss, parameters), strict=True):
             probe.update(name, gradient)
         return probe.compute()
 
-    def _record(self, readings: list[Reading], step: int, samples: int) -> None:
+    def _record(self, run: _Run, readings: list[Reading], step: int, samples: int) -> None:
         epoch = samples / len(self._data.train_x)
-        self._records += [Record(step, epoch, samples, *r) for r in readings]
+        run.records += [Record(step, epoch, samples, *r) for r in readings]
 
 
 @torch.no_grad()

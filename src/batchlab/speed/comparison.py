@@ -158,10 +158,10 @@ def choose_sizes(name: str, text: str | None) -> tuple[int, ...]:
 class Progress(Protocol):
     """Hears how far the work has come."""
 
-    def plan(self, weights: Sequence[float], labels: Sequence[str]) -> None:
+    def plan(self, weights: Sequence[float]) -> None:
         """So many measurements are about to be made, each with its share of the time."""
 
-    def finish(self, job: int, status: str) -> None:
+    def finish(self, job: int) -> None:
         """A measurement has ended."""
 
 
@@ -179,8 +179,7 @@ def compare(
     """
     machine, rows = hardware.describe(case.device), [Row(size) for size in sizes]
     comparison = Comparison(case.name, machine, hardware.load(), rows)
-    labels = [f"batch size {size}" for size in sizes] * (rounds + 1)
-    progress.plan([1.0] * len(labels), labels)
+    progress.plan([1.0] * (len(sizes) * (rounds + 1)))
     done = count()
     shuffled = Shuffled(case.data)
     lanes: list[list[_Turn]] = []
@@ -194,7 +193,7 @@ def compare(
             (ours, row.batchlab),
         ]
         lanes.append([_Turn(one, paced(one, case, steps), kept) for one, kept in contenders])
-        progress.finish(next(done), "finished")
+        progress.finish(next(done))
     for forwards in islice(cycle([True, False]), rounds):
         for row, lane in zip(comparison.rows, lanes, strict=True):
             rates = hardware.measure(parameters(case.widths), case.device)
@@ -202,7 +201,7 @@ def compare(
             row.limit.append(steps_a_second(case.widths, row.batch_size, rates))
             for turn in lane if forwards else reversed(lane):
                 turn.kept.append(turn.steps / seconds(turn.contender, turn.steps, case))
-            progress.finish(next(done), "finished")
+            progress.finish(next(done))
     return comparison
 
 

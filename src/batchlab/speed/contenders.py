@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from batchlab.engine.data import load
 from batchlab.engine.draws import epoch_order, generator
-from batchlab.engine.step import stepper
+from batchlab.engine.replicas import replicas
 from batchlab.spec import Model, Phase, batch_slices
 from batchlab.workloads import workload
 from batchlab.workloads.base import Data
@@ -169,24 +169,24 @@ class Eager(Contender):
 
 @final
 class Batchlab(Contender):
-    """The engine's stepper for the phase, asked for divergence as often as training asks."""
+    """The engine's steps of the phase, asked for divergence as often as training asks."""
 
     def __init__(self, case: Case, phase: Phase, shuffled: Shuffled) -> None:
         self._case, self._phase, self._shuffled = case, phase, shuffled
 
     def start(self) -> None:
-        """A new model and stepper."""
+        """A new model and what steps it."""
         self.model = self._case.fresh()
-        self._stepper = stepper(self.model, self._phase)
+        self._replicas = replicas([self.model], [self._phase], "float32")
 
     def take(self, steps: int) -> None:
         """As the training loop does, without its measurements."""
         size = self._phase.batch_size
         for x_NI, y_N in self._shuffled.take(steps, size):
-            for rows in batch_slices(len(y_N), self._stepper.stretch * size):
-                self._stepper.steps(x_NI[rows], y_N[rows], size)
-                self._stepper.first_diverged()
-        self._stepper.settle()
+            for rows in batch_slices(len(y_N), self._replicas.stretch * size):
+                self._replicas.steps(x_NI[None, rows], y_N[None, rows], size)
+                self._replicas.first_diverged()
+        self._replicas.settle()
 
 
 def plain_optimizer(model: nn.Module, phase: Phase) -> torch.optim.Optimizer:

@@ -1,0 +1,72 @@
+"""Which pieces of a plan are done side by side, as one job. Pure functions."""
+
+from collections.abc import Callable, Sequence
+from math import ceil
+
+from batchlab.plan import Piece, Stretch
+from batchlab.spec import Optimizer, TrainSpec
+
+MOST = 4  # replicas: of more the weights leave the cache before they are used again
+
+Group = tuple[int, ...]  # indices of pieces, in their order
+
+
+def groups(
+    pieces: Sequence[Piece], stacks: Callable[[Stretch], bool], workers: int
+) -> tuple[Group, ...]:
+    """The pieces in groups, by their first; a group waits for one group or for none.
+
+    Stretches stand in one group where `stacks` says that it pays, they are of one shape, and what
+    they wait for stands in one group too. So that no worker is left without work, alike stretches
+    are divided among `workers`.
+    """
+    made: list[Group] = []
+    group_of: dict[int, int] = {}
+    alike: dict[object, list[int]] = {}
+    for index, piece in enumerate(pieces):
+        if isinstance(piece, Stretch) and stacks(piece):
+            alike.setdefault(_likeness(piece, pieces), []).append(index)
+        else:
+            alike[index] = [index]
+    todo = list(alike.values())
+    while todo:  # pieces of one likeness may wait for different groups
+        left = []
+        for like in todo:
+            waiting: dict[int | None, list[int]] = {}
+            for index in like:
+                after = pieces[index].after
+                if after is not None and after not in group_of:
+                    left.append(like)
+                    break
+                waiting.setdefault(None if after is None else group_of[after], []).append(index)
+            else:
+                for members in waiting.values():
+                    size = min(MOST, ceil(len(members) / workers))
+                    for begin in range(0, len(members), size):
+                        group = tuple(members[begin : begin + size])
+                        group_of |= dict.fromkeys(group, len(made))
+                        made.append(group)
+        todo = left
+    return tuple(made)
+
+
+def shape(spec: TrainSpec) -> TrainSpec:
+    """The spec but for its seed and the numbers of its phases: runs in lockstep have one shape."""
+    schedule = []
+    for phase in spec.schedule:
+        chosen = phase.optimizer
+        like = Optimizer(name="adam")  # and AdamW, whose step is Adam's
+        if chosen.name == "sgd":
+            like = Optimizer(momentum=0.0 if chosen.plain else 0.5)
+        schedule.append(phase.model_copy(update={"learning_rate": 1.0, "optimizer": like}))
+    return spec.model_copy(update={"schedule": tuple(schedule), "seed": 0})
+
+
+def _likeness(stretch: Stretch, pieces: Sequence[Piece]) -> object:
+    """Equal for stretches that may go in lockstep; so is what they wait for."""
+    before = None if stretch.after is None else pieces[stretch.after]
+    return (
+        shape(stretch.spec),
+        stretch.first,
+        isinstance(before, Stretch) and shape(before.spec),
+    )
