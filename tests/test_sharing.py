@@ -12,7 +12,7 @@ from batchlab.backends.base import Interrupted, limit_threads
 from batchlab.engine.branch import branch
 from batchlab.engine.data import load
 from batchlab.engine.state import RunState
-from batchlab.engine.train import train
+from batchlab.engine.train import train, train_together
 from batchlab.jobs import Site
 from batchlab.record import Record
 from batchlab.runner import prepare, run_all
@@ -167,14 +167,14 @@ def test_a_later_run_goes_on_from_what_is_kept(
 ) -> None:
     taken: list[int] = []
 
-    def counting(spec: TrainSpec, *rest: Any, tick: Any, **more: Any) -> RunState:
+    def counting(specs: list[TrainSpec], *rest: Any, tick: Any, **more: Any) -> list[RunState]:
         def both(steps: int) -> None:
-            taken.append(steps)
+            taken.append(steps * len(specs))
             tick(steps)
 
-        return train(spec, *rest, tick=both, **more)
+        return train_together(specs, *rest, tick=both, **more)
 
-    monkeypatch.setattr("batchlab.jobs.train", counting)
+    monkeypatch.setattr("batchlab.jobs.train_together", counting)
     first, longer = family(PLAIN), spec(phase(200, 30), steps=(1, 64, 128))
     with Store(tmp_path) as store:
         run(store, first)
