@@ -30,7 +30,9 @@ def _wider_than_mkl() -> bool:
 
 _WIDER = _wider_than_mkl()
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-_LEAST = 64  # a thinner product takes less time than oneDNN's call
+# Where oneDNN's call, some 18 us longer than MKL's, is worth it by measurement (docs/engine.md).
+_LEAST = 64  # columns, and rows that are summed over
+_LEAST_WORK = 2**21 if _WIDER else 2**24  # multiplications
 
 
 def product(a_RMK: torch.Tensor, b_RKN: torch.Tensor) -> torch.Tensor:
@@ -83,6 +85,6 @@ def _onednn(a_RMK: torch.Tensor, b_RKN: torch.Tensor) -> bool:
         and a_RMK.dtype == torch.float32
         and a_RMK.device.type == "cpu"
         and len(a_RMK) == 1
-        and a_RMK.shape[2] > 0
         and min(a_RMK.shape[2], b_RKN.shape[2]) >= _LEAST
+        and a_RMK.numel() * b_RKN.shape[2] >= _LEAST_WORK
     )
