@@ -229,10 +229,14 @@ class Autograd(Stepper):
 def torch_optimizer(
     parameters: Iterable[nn.Parameter], chosen: Optimizer, rate: float
 ) -> torch.optim.Optimizer:
-    """PyTorch's own optimizer with these settings; Adam fused, which halves its time."""
+    """PyTorch's own optimizer with these settings, fused: one pass over its tensors."""
     if chosen.name == "sgd":
         return torch.optim.SGD(
-            parameters, lr=rate, momentum=chosen.momentum, weight_decay=chosen.weight_decay
+            parameters,
+            lr=rate,
+            momentum=chosen.momentum,
+            weight_decay=chosen.weight_decay,
+            fused=True,
         )
     adam = torch.optim.Adam if chosen.name == "adam" else torch.optim.AdamW
     return adam(
