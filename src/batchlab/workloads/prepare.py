@@ -239,7 +239,9 @@ def brief(error: BaseException) -> str:
     at = (theirs or list(frames))[-1:] or None
     lines = str(error).strip().splitlines()
     message = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    return message if at is None else f"{message} ({at[0].filename}, line {at[0].lineno})"
+    if at is None or isinstance(error, SyntaxError):  # which names its own file and line
+        return message
+    return f"{message} ({at[0].filename}, line {at[0].lineno})"
 
 
 def _kind(value: Any) -> str:

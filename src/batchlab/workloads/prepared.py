@@ -15,7 +15,7 @@ from batchlab.spec import UserError
 from batchlab.workloads import optimizers
 from batchlab.workloads.objective import Objective
 from batchlab.workloads.samples import Samples
-from batchlab.workloads.seeding import forked, reseed
+from batchlab.workloads.seeding import seeded
 from batchlab.workloads.user import UserWorkload
 
 Factory = Callable[[], UserWorkload]
@@ -82,8 +82,7 @@ class Prepared:
                 f"{self.name}: a fresh initialisation needs a factory; "
                 f"use prepare(workload, factory=...) or load_target"
             )
-        with forked(self.device):
-            reseed(seed, self.device)
+        with seeded(seed):
             fresh = self.factory()
         if shapes(fresh.model) != shapes(mine.model):
             raise UserError(

@@ -20,7 +20,7 @@ from batchlab.workloads.mlp import build
 from batchlab.workloads.objective import ACCURACY
 from batchlab.workloads.prepare import brief, prepare
 from batchlab.workloads.prepared import Prepared
-from batchlab.workloads.seeding import forked, reseed
+from batchlab.workloads.seeding import seeded
 from batchlab.workloads.user import UserWorkload
 
 FORM = f"must be {', '.join(WORKLOADS)}, package.module:factory or file.py:factory"
@@ -37,8 +37,7 @@ def load_target(
     `UserError`, one line that says what is wrong with TARGET, its factory or its workload.
     """
     factory = _built_in(text, data_dir, device) if text in WORKLOADS else _own(text)
-    with forked(torch.device(device)):
-        reseed(seed, torch.device(device))
+    with seeded(seed):
         workload = factory()
     return prepare(workload, factory=factory)
 
