@@ -43,14 +43,14 @@ def rebuild(
     mine = dict(copy.named_parameters())
     groups = [
         {
-            **{k: _plain(v) for k, v in group.items() if k not in ("params", "param_names")},
+            **{k: _apart(v) for k, v in group.items() if k not in ("params", "param_names")},
             "params": [mine[names[id(p)]] for p in group["params"]],
         }
         for group in optimizer.param_groups
     ]
     kind = type(optimizer)
     known = inspect.signature(kind).parameters
-    settings = {k: _plain(v) for k, v in optimizer.defaults.items() if k in known}
+    settings = {k: _apart(v) for k, v in optimizer.defaults.items() if k in known}
     try:
         return kind(groups, **settings)
     except Exception as error:
@@ -99,8 +99,11 @@ def describe(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     }
 
 
+def _apart(value: Any) -> Any:
+    """The setting, sharing nothing with the original's (a learning rate may be a tensor)."""
+    return value.detach().clone() if isinstance(value, torch.Tensor) else value
+
+
 def _plain(value: Any) -> Any:
-    """A number out of a tensor of one, so that copies share nothing."""
-    if isinstance(value, torch.Tensor) and value.numel() == 1:
-        return float(value)
-    return value
+    """A number where the setting is a tensor of one."""
+    return float(value) if isinstance(value, torch.Tensor) and value.numel() == 1 else value
