@@ -48,7 +48,7 @@ def test_the_same_steps_as_a_plain_loop(name: str) -> None:
     optimizer = OPTIMIZERS[name](model)
     optimizer.param_groups[0]["lr"] = 0.05
     x, y = own.tensors()
-    losses = []
+    losses: list[torch.Tensor] = []
     for epoch in range(3):
         for rows in epoch_order(7, epoch, own.SAMPLES).split(12):  # the last one of 4
             if len(losses) == 10:

@@ -1,5 +1,6 @@
 """Seconds and memory by micro-batch size: what is told, what is put back, where it stops."""
 
+import time
 from typing import Any
 
 import pytest
@@ -106,9 +107,7 @@ def test_sizes_beyond_the_data() -> None:
         machine(own.prepared(), sizes=[8, 64])
 
 
-def test_slow_items_are_loading_and_not_compute(monkeypatch: pytest.MonkeyPatch) -> None:
-    import time
-
+def test_slow_items_are_loading_and_not_compute() -> None:
     class Slow(own.Rows):
         def __getitem__(self, row: int) -> Any:
             time.sleep(0.002)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from batchlab.spec import UserError
+from batchlab.workloads.prepared import Prepared
 from batchlab.workloads.target import load_target
 
 GOOD = """
@@ -70,14 +71,18 @@ def test_a_factory_by_module_and_by_file(text: str) -> None:
     assert found.learning_rate == 0.1
 
 
+def first_weight(found: Prepared, seed: int | None = None) -> torch.Tensor:
+    return next(found.start(seed).model.parameters())
+
+
 def test_fresh_starts_differ_by_the_seed_alone() -> None:
     torch.manual_seed(5)
     found = load_target("own_good:factory", seed=1)
-    given, again = found.start().model, load_target("own_good:factory", seed=1).start().model
-    assert torch.equal(given.weight, again.weight)
+    given = first_weight(found)
+    assert torch.equal(given, first_weight(load_target("own_good:factory", seed=1)))
     torch.rand(3)
-    weights = [found.start(seed).model.weight for seed in (1, 2, 2)]
-    assert torch.equal(weights[0], given.weight)
+    weights = [first_weight(found, seed) for seed in (1, 2, 2)]
+    assert torch.equal(weights[0], given)
     assert not torch.equal(weights[0], weights[1])
     assert torch.equal(weights[1], weights[2])
 
@@ -87,8 +92,7 @@ def test_digits_by_name() -> None:
     assert found.name == "digits"
     assert len(found.train) == 1437
     assert found.given.metric is not None
-    first, other = found.start(1).model[0].weight, found.start(2).model[0].weight
-    assert not torch.equal(first, other)
+    assert not torch.equal(first_weight(found, 1), first_weight(found, 2))
 
 
 def test_the_data_are_the_one_thing_that_stays() -> None:
