@@ -1,5 +1,6 @@
 """Every form of a user's model and data; what is said of them, and what is refused."""
 
+import threading
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -149,6 +150,7 @@ def test_preparing_leaves_no_trace() -> None:
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(v, before[k]) for k, v in given.model.state_dict().items())
     assert all(p.grad is None for p in given.model.parameters())
+    assert not any(m.training for m in given.model.modules())
 
 
 def test_the_model_can_be_a_transformer() -> None:
@@ -175,6 +177,21 @@ def nan(output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 def frozen() -> nn.Module:
     return own.mlp().requires_grad_(False)
+
+
+def captured() -> Any:
+    model = own.mlp()
+
+    def loss(output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(output, y) + next(model.parameters()).square().sum()
+
+    return own.workload(model=model, loss=loss)
+
+
+def locked() -> Any:
+    model = own.mlp()
+    model.lock = threading.Lock()  # type: ignore[assignment]
+    return own.workload(model=model)
 
 
 X, Y = own.tensors()
@@ -227,6 +244,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: own.workload(loss=lambda o, y: F.cross_entropy(o.detach(), y)),
         r"loss: has no gradient; must depend on parameters that require one",
     ),
+    "locked": (locked, r"model: a copy: failed with TypeError: cannot pickle '_thread.lock'"),
+    "captured": (captured, r"loss: uses the factory's model itself, but copies of it are trained"),
     "frozen": (
         lambda: own.workload(model=frozen()),
         r"model: all parameters are frozen; at least one",

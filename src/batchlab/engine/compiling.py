@@ -25,6 +25,7 @@ CAP_S = 60.0
 LEAST_S = 10.0
 SHARE = 0.2  # of the time left, spent on compiling at the most
 ROUNDS = 7
+TURN_S = 0.02  # short passes are repeated for so long in a turn
 GAIN = 1.05
 
 Pass = Callable[[], object]  # forward and backward
@@ -75,7 +76,10 @@ def decide(
             False, f"eager: compiling failed ({type(error).__name__}: {first})"[:300], eager_s
         )
     compile_s = time.perf_counter() - began
-    pairs = [(seconds(eager, device), seconds(compiled, device)) for _ in range(ROUNDS)]
+    times = max(1, int(TURN_S / max(eager_s, 1e-5)))
+    pairs = [
+        (seconds(eager, device, times), seconds(compiled, device, times)) for _ in range(ROUNDS)
+    ]
     gain = median(a / b for a, b in pairs)
     eager_s, compiled_s = (median(column) for column in zip(*pairs, strict=True))
     won = gain >= GAIN and sum(b < a for a, b in pairs) >= ROUNDS - 1
@@ -86,13 +90,14 @@ def decide(
     )
 
 
-def seconds(work: Pass, device: torch.device) -> float:
-    """How long it takes, the device's part included."""
+def seconds(work: Pass, device: torch.device, times: int = 1) -> float:
+    """How long it takes once, of so many times in a row; the device's part included."""
     _synchronize(device)
     began = time.perf_counter()
-    work()
+    for _ in range(times):
+        work()
     _synchronize(device)
-    return time.perf_counter() - began
+    return (time.perf_counter() - began) / times
 
 
 def _synchronize(device: torch.device) -> None:

@@ -1,4 +1,7 @@
-"""Loss and metric of a user's model on a split."""
+"""Loss and metric of a user's model on a split.
+
+Shapes: P parts of the split, each a forward pass.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,18 +49,17 @@ def evaluate(model: nn.Module, workload: Prepared, data: Samples) -> Evaluation:
 
 def _evaluated(model: nn.Module, objective: Any, data: Samples, size: int) -> Evaluation:
     rows = torch.arange(len(data), device=data.device)
-    loss_sum: Any = 0.0
-    metric_sum: Any = 0.0
-    total: Any = 0.0
+    losses, metrics, shares = [], [], []
     for part in batch_slices(len(data), size):
-        batch = data.batch(rows[part])
-        share = objective.share(batch, part.stop - part.start)
-        loss, metric = objective.measure(model, batch, float(part.stop - part.start))
-        loss_sum = loss_sum + loss.double() * share
-        total = total + share
-        metric_sum = metric_sum + (0.0 if metric is None else metric)
-    told = None if objective.metric is None else float(metric_sum) / len(data)
-    return Evaluation(float(loss_sum) / float(total), told, len(data))
+        batch, count = data.batch(rows[part]), part.stop - part.start
+        loss, metric = objective.measure(model, batch, float(count))
+        losses.append(loss)
+        shares.append(torch.as_tensor(objective.share(batch, count), device=loss.device))
+        metrics += [] if metric is None else [metric]
+    loss_P, share_P = (torch.stack(parts).cpu().double() for parts in (losses, shares))
+    mean = float((loss_P * share_P).sum() / share_P.sum())
+    told = float(torch.stack(metrics).cpu().double().sum()) / len(data) if metrics else None
+    return Evaluation(mean, told, len(data))
 
 
 @contextmanager

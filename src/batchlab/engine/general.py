@@ -44,11 +44,12 @@ class GeneralRun:
 
     `seed` fixes the data order and what training draws; `fresh` initialises by it too, else the
     run begins with the parameters that the user gave, and `start` goes on from a snapshot.
-    `on_step(run)` is called when the gradients are there, just before the optimizer steps;
+    `on_step(run)` is called when the gradients are there, before the user's `before_step`;
     `on_micro(run, micro)` with the gradient of every micro-batch before. What they draw from the
     global generators, or do to `.grad`, takes part in the run.
     `compiled`: True, False, or "auto": where it pays for `expected_steps` steps in all, by the rule
-    of `engine.compiling`; `notes` says what came of it.
+    of `engine.compiling`; `notes` says what came of it. As that is a matter of time, such a run
+    repeats itself to rounding only.
     """
 
     def __init__(
@@ -180,6 +181,8 @@ class GeneralRun:
             self._accumulate(rows, micro)
         if self.on_step is not None:
             self.on_step(self)
+        if self.workload.given.before_step is not None:
+            self.workload.given.before_step(self.model)
         self.optimizer.step()
         self._clear()
         here = self.place
@@ -284,7 +287,7 @@ class GeneralRun:
 
     def _look(self) -> None:
         """Move the losses to the host, and end the run at the first that is not finite."""
-        losses = torch.stack(self._losses).double().cpu()
+        losses = torch.stack(self._losses).cpu().double()
         bad = (~losses.isfinite()).nonzero()
         if len(bad):
             self.status = "diverged"

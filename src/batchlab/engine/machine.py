@@ -159,13 +159,13 @@ class _Bench:
             raise UserError(
                 f"{self._workload.name}: no micro-batch size can be measured: {stopped}"
             )
-        done = 0
+        update_s, done = seconds(self._optimizer.step, self._device), 0
         while done < LEAST_ROUNDS or (
             done < MOST_ROUNDS and (time.perf_counter() - began) * (1 + 1 / max(1, done)) < budget_s
         ):
             for size in warm:
                 self._turn(size, done, warm[size])
-            self._update.append(self._repeated(self._optimizer.step, 0.0))
+            self._update.append(self._repeated(self._optimizer.step, update_s))
             done += 1
         return Machine(
             device=torch.cuda.get_device_name(self._device) if self._cuda else self._device.type,
@@ -238,13 +238,8 @@ class _Bench:
 
     def _repeated(self, work: Any, expected: float) -> float:
         """Seconds of one, where short ones are repeated."""
-        times = max(1, int(TURN_S / max(expected, 1e-4))) if expected < TURN_S else 1
-
-        def together() -> None:
-            for _ in range(times):
-                work()
-
-        return seconds(together, self._device) / times
+        times = max(1, int(TURN_S / max(expected, 1e-4)))
+        return seconds(work, self._device, times)
 
     def _load(self, size: int, turn: int) -> None:
         """The batch of a turn: other samples every time, from one shuffled pass."""
@@ -274,6 +269,7 @@ def _lent(workload: Prepared) -> Iterator[tuple[nn.Module, torch.optim.Optimizer
     modes = [(m, m.training) for m in model.modules()]
     optimizer = rebuild(workload.given.optimizer, model, model)
     set_rate(optimizer, 0.0)
+    model.train()
     try:
         yield model, optimizer
     finally:

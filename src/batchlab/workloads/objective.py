@@ -69,7 +69,7 @@ class Objective:
             value = metric.function(output, batch[-1])
         else:
             value = metric.function(model, batch)
-        told = torch.as_tensor(value, device=loss.device).double()
+        told = torch.as_tensor(value, device=loss.device).float()
         if told.numel() != 1:
             raise UserError(
                 f"metric: returned the shape {tuple(told.shape)}; must be one number a batch"

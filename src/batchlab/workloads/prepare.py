@@ -1,5 +1,6 @@
 """From what a user brings to what can be trained; whatever is wrong with it is said here."""
 
+import copy
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,8 +27,8 @@ PARTS = 1e-4  # a mean of parts' means is the whole's mean, to rounding
 def prepare(workload: UserWorkload, *, factory: Factory | None = None) -> Prepared:
     """Check the workload and get its data ready; `factory` makes it again, for fresh starts.
 
-    One batch is passed forward and backward; the model, its gradients and the global generators
-    are left as they were. Raises `UserError`, one line, for what cannot be trained.
+    One batch is passed forward and backward by a copy of the model; the user's own and the global
+    generators are left as they were. Raises `UserError`, one line, for what cannot be trained.
     """
     if not isinstance(workload, UserWorkload):
         raise UserError(f"workload: got {_kind(workload)}; must be a batchlab.UserWorkload")
@@ -49,7 +50,6 @@ def prepare(workload: UserWorkload, *, factory: Factory | None = None) -> Prepar
     size = _size(workload.batch_size or train.batch_size, train.samples)
     if not len(validation.samples):
         raise UserError("validation data: no samples; give some that are not trained on")
-    model.train()
     norms = batch_norms(model)
     objective = Objective(workload.loss, workload.metric, workload.weight)
     random, notes = _try(workload, objective, train.samples, validation.samples, size, device)
@@ -80,9 +80,7 @@ def prepare(workload: UserWorkload, *, factory: Factory | None = None) -> Prepar
 def batch_norms(model: nn.Module) -> tuple[str, ...]:
     """Names of the layers that normalise by the batch while training, synchronised ones too."""
     kind = nn.modules.batchnorm._BatchNorm
-    return tuple(
-        name or "itself" for name, m in model.named_modules() if isinstance(m, kind) and m.training
-    )
+    return tuple(name or "itself" for name, m in model.named_modules() if isinstance(m, kind))
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -124,10 +122,12 @@ def _try(
     size: int,
     device: torch.device,
 ) -> tuple[bool, list[str]]:
-    """Whether training draws, and notes, from a batch passed forward and backward."""
-    model = workload.model
+    """Whether training draws, and notes, from a batch passed forward and backward by a copy."""
     count = min(size, CHECKED)
-    with forked(device), _untouched(model):
+    with forked(device):
+        with _told("model: a copy"):
+            model = copy.deepcopy(workload.model).train()
+        optimizer = optimizers.rebuild(workload.optimizer, workload.model, model)
         reseed(0, device)
         rows = torch.arange(count, device=train.device)
         with _told("data"):
@@ -145,9 +145,16 @@ def _try(
                 f"loss: {float(loss.detach())} on the first {count} samples before any step; "
                 f"must be finite (look for NaN in the data, or log of 0)"
             )
+        theirs = [p for p in workload.model.parameters() if p.requires_grad]
         with _told("backward pass", count):
+            own = torch.autograd.grad(loss, theirs, retain_graph=True, allow_unused=True)
+            if any(g is not None for g in own):
+                raise UserError(
+                    "loss: uses the factory's model itself, but copies of it are trained; must use "
+                    "the model it is given, as loss(model, batch)"
+                )
             loss.backward()
-        stepped = [p for g in workload.optimizer.param_groups for p in g["params"]]
+        stepped = [p for g in optimizer.param_groups for p in g["params"]]
         if all(p.grad is None for p in stepped):
             raise UserError(
                 "optimizer: none of its parameters gets a gradient from the loss; "
@@ -196,26 +203,6 @@ def _mean(
             f"{'samples' if objective.weight is None else 'weight'} ({whole:.4g}, {joined:.4g}): "
             "accumulation is not a large batch; give weight=batch -> what the loss is a mean over"
         )
-
-
-@contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
-    """The model's buffers, gradients and modes are put back."""
-    buffers = [(b, b.detach().clone()) for b in model.buffers()]
-    gradients = [(p, p.grad) for p in model.parameters()]
-    modes = [(m, m.training) for m in model.modules()]
-    for p, _ in gradients:
-        p.grad = None
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-        for p, gradient in gradients:
-            p.grad = gradient
-        for module, mode in modes:
-            module.training = mode
 
 
 @contextmanager

@@ -72,7 +72,7 @@ class Prepared:
         """
         mine = self.given
         if seed is None:
-            model = copy.deepcopy(mine.model)
+            model = copy.deepcopy(mine.model).train()
             optimizer = optimizers.rebuild(mine.optimizer, mine.model, model)
             if mine.optimizer.state:
                 optimizer.load_state_dict(copy.deepcopy(mine.optimizer.state_dict()))
@@ -89,8 +89,7 @@ class Prepared:
                 f"{self.name}: the factory made a model of other parameters the second time; "
                 f"must make the same model, but for its initialisation"
             )
-        model = fresh.model.to(self.device)
-        model.train()
+        model = fresh.model.to(self.device).train()
         # The settings are the first call's, so that nothing but the initialisation differs.
         return Start(model, optimizers.rebuild(mine.optimizer, mine.model, model))
 

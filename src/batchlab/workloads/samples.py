@@ -42,20 +42,21 @@ class Samples(ABC):
 
 @final
 class Tensors(Samples):
-    """A tree of tensors whose first dimension is N, on the device."""
+    """A tree of tensors whose first dimension is N, on the device where it has room for them."""
 
     in_memory = True
 
-    def __init__(self, tree: Any, device: torch.device) -> None:
-        self._tree = move(tree, device)
-        self.device = device
+    def __init__(self, tree: Any, target: torch.device) -> None:
+        self._target = target
+        self.device = target if _has_room(tree, target) else torch.device("cpu")
+        self._tree = move(tree, self.device)
 
     def __len__(self) -> int:
         return len(next(leaves(self._tree)))
 
     def batch(self, rows: torch.Tensor) -> Any:
-        """Rows of every tensor; no host-device sync."""
-        return map_tensors(lambda t: t.index_select(0, rows), self._tree)
+        """Rows of every tensor; no host-device sync where the device has them."""
+        return move(map_tensors(lambda t: t.index_select(0, rows), self._tree), self._target)
 
     def bytes_each(self) -> int:
         """Exact: all are alike."""
@@ -129,6 +130,14 @@ class Items(Samples):
         return isinstance(batch, torch.Tensor | tuple | list | Mapping) and all(
             isinstance(t, torch.Tensor) and t.ndim and len(t) == count for t in leaves(batch)
         )
+
+
+def _has_room(tree: Any, device: torch.device) -> bool:
+    """Whether the tensors take no more than a quarter of what is free on the device."""
+    if device.type != "cuda":
+        return True
+    size = sum(int(t.nbytes) for t in leaves(tree))
+    return size <= int(torch.cuda.mem_get_info(device)[0]) / 4
 
 
 def _alike(a: Any, b: Any) -> bool:

@@ -35,7 +35,8 @@ def reseed(seed: int, device: torch.device) -> None:
     # Not torch.manual_seed, which formats a stack trace where CUDA is there but not begun.
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(seed)
 
 
 @contextmanager

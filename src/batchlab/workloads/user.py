@@ -23,6 +23,7 @@ class UserWorkload:
     `batch_size`: the present setting; None takes the training `DataLoader`'s.
     `metric`: what the model is judged by; None: the loss.
     `weight`: batch -> what its loss is a mean over, where that is not the samples (tokens, say).
+    `before_step`: called with the model between backward pass and update, to clip gradients, say.
     `target`: the metric's (or the loss's) value on the validation data that training is for.
     """
 
@@ -34,5 +35,6 @@ class UserWorkload:
     batch_size: int | None = None
     metric: Metric | None = None
     weight: Callable[[Any], Any] | None = None
+    before_step: Callable[[nn.Module], object] | None = None
     target: float | None = None
     name: str = "own"
