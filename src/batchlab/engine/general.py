@@ -235,7 +235,6 @@ class GeneralRun:
 
     def _judge(self, batch: Any) -> Verdict:
         """Time the model and its compiled twin, which share parameters, and leave no trace."""
-        self._fast = torch.compile(self.model, dynamic=False)
         buffers = [(b, b.detach().clone()) for b in self.model.buffers()]
         gradients = [p.grad for p in self.parameters]
 
@@ -243,10 +242,16 @@ class GeneralRun:
             self._clear()
             self.workload.objective(model, batch).backward()
 
+        def compiled() -> None:
+            if self._fast is self.model:  # within the try, as this may fail as well
+                self._fast = torch.compile(self.model, dynamic=False)
+            passes(self._fast)
+
+        self._fast = self.model
         with forked(self.workload.device):
             verdict = decide(
                 partial(passes, self.model),
-                partial(passes, self._fast),
+                compiled,
                 self.workload.device,
                 max(0, self._expected - self.place.step) * self._passes_a_step,
                 forced=self._compiled is True,
