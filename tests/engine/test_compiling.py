@@ -61,6 +61,24 @@ def test_compiling_too_long_is_given_up() -> None:
     assert "TimeoutError" in told.note
 
 
+def test_an_alarm_that_is_swallowed_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "AGAIN_S", 0.2)
+    swallowed: list[TimeoutError] = []
+
+    def stubborn() -> None:
+        while True:
+            try:
+                time.sleep(30)
+            except TimeoutError as error:
+                if swallowed:
+                    raise
+                swallowed.append(error)
+
+    told = decide(lasting(0.005), stubborn, CPU, 600)
+    assert len(swallowed) == 1
+    assert "TimeoutError" in told.note
+
+
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setattr("shutil.which", lambda _: None)

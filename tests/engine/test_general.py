@@ -14,7 +14,9 @@ from batchlab.engine.general import GeneralRun, Micro
 from batchlab.engine.settings import Settings
 from batchlab.spec import UserError
 from batchlab.workloads.objective import Metric
+from batchlab.workloads.prepare import prepare
 from batchlab.workloads.prepared import Prepared
+from batchlab.workloads.user import UserWorkload
 from tests import own
 
 Make = Callable[[nn.Module], torch.optim.Optimizer]
@@ -291,6 +293,21 @@ def test_settings_out_of_range() -> None:
     ]:
         with pytest.raises(UserError, match=message):
             GeneralRun(workload, settings)
+
+
+def test_fresh_starts_are_of_the_seed() -> None:
+    def factory() -> UserWorkload:
+        return own.workload(model=nn.Linear(own.INPUTS, own.CLASSES))
+
+    workload = prepare(factory(), factory=factory)
+    first, again, other = (
+        weights(GeneralRun(workload, Settings(8), seed=seed, fresh=True)) for seed in (1, 1, 2)
+    )
+    given = weights(GeneralRun(workload, Settings(8), seed=1))
+    assert equal(first, again)
+    assert not equal(first, other)
+    assert not equal(first, given)
+    assert equal(given, list(workload.given.model.state_dict().values()))
 
 
 def test_a_fresh_start_wants_a_factory() -> None:

@@ -26,6 +26,7 @@ LEAST_S = 10.0
 SHARE = 0.2  # of the time left, spent on compiling at the most
 ROUNDS = 7
 TURN_S = 0.02  # short passes are repeated for so long in a turn
+AGAIN_S = 5.0  # an alarm that is swallowed on its way (by a destructor, say) comes again
 GAIN = 1.05
 
 Pass = Callable[[], object]  # forward and backward
@@ -128,7 +129,7 @@ def _alarm(limit_s: float) -> Iterator[None]:
         raise TimeoutError(f"more than {limit_s:.0f} s")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    signal.setitimer(signal.ITIMER_REAL, limit_s, AGAIN_S)
     try:
         yield
     finally:
