@@ -133,12 +133,12 @@ def test_steps_of_micro_batches() -> None:
         told.step_seconds(8, 2)
 
 
-def test_saved_tensors_of_a_linear_layer() -> None:
+def test_memory_of_a_perceptron() -> None:
     model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
     x = torch.randn(11, 5)
-    saved = memory.saved_bytes(lambda: model(x).sum(), model)
-    # The inputs of both products; tanh's output is the second one.
-    assert saved == 4 * (11 * 5 + 11 * 7)
+    saved = memory.activation_bytes(lambda: model(x).sum(), model)
+    # The inputs of both products; tanh's output is the second one, and the largest.
+    assert saved == 4 * (11 * 5 + 11 * 7 + 2 * 11 * 7)
     optimizer = adam(model)
     numbers = 5 * 7 + 7 + 7 * 3 + 3
     assert memory.fixed_bytes(model, optimizer) == 4 * 2 * numbers

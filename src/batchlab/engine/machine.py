@@ -26,6 +26,7 @@ from batchlab.workloads.seeding import forked, reseed
 
 BUDGET_S = 20.0
 LEAST_ROUNDS, MOST_ROUNDS = 3, 9
+TRIAL = 3  # passes that trying a size takes
 TURN_S = 0.02  # short passes are repeated for so long in a turn, and divided
 
 
@@ -144,9 +145,9 @@ class _Bench:
         warm: dict[int, float] = {}
         for size in sizes:
             round_s = sum(max(t, TURN_S) for t in warm.values())
-            following = 2 * max([0.0, *warm.values()])
+            following = max(warm.values()) * size / max(warm) if warm else 0.0
             left = budget_s - (time.perf_counter() - began)
-            if warm and LEAST_ROUNDS * (round_s + following) + 2 * following > left:
+            if warm and LEAST_ROUNDS * (round_s + following) + TRIAL * following > left:
                 stopped = f"{size} and more would take longer than the budget of {budget_s:g} s"
                 break
             why = self._too_large(size, warm)
@@ -227,7 +228,7 @@ class _Bench:
             return
         self._clear()
         objective = self._workload.objective
-        saved = memory.saved_bytes(lambda: objective(self._model, self._batch), self._model)
+        saved = memory.activation_bytes(lambda: objective(self._model, self._batch), self._model)
         self._memory[size] = memory.fixed_bytes(self._model, self._optimizer) + saved
         self._pass()
 

@@ -1,8 +1,9 @@
 """Memory of a training step: the device's own count on CUDA, an estimate on the CPU.
 
 The estimate: parameters, gradients and optimizer state (what Adam has: two numbers a parameter,
-where the optimizer keeps none to count yet, the gradients alone), and the tensors that autograd
-saves for the backward pass, each storage once. Temporaries within an operation are not in it.
+where the optimizer keeps none to count yet, the gradients alone), the tensors that autograd saves
+for the backward pass, each storage once, and the largest of these twice more, for the gradients of
+an operation's output and input. Temporaries within an operation are not in it.
 """
 
 import gc
@@ -24,10 +25,11 @@ def fixed_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     return sum(_bytes(t) for t in [*parameters, *model.buffers(), *gradients, *state])
 
 
-def saved_bytes(forward: Callable[[], torch.Tensor], model: nn.Module) -> int:
-    """Storages that autograd keeps between a forward and its backward pass, the model's apart.
+def activation_bytes(forward: Callable[[], torch.Tensor], model: nn.Module) -> int:
+    """What autograd keeps between a forward and its backward pass, the model's own tensors apart,
+    and the gradients on the way back.
 
-    Each is counted as large as it is, however many tensors look into it.
+    Each storage is counted as large as it is, however many tensors look into it.
     """
     own = {_address(t) for t in [*model.parameters(), *model.buffers()]}
     seen: dict[int, int] = {}
@@ -42,7 +44,7 @@ def saved_bytes(forward: Callable[[], torch.Tensor], model: nn.Module) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = forward()
     del loss
-    return sum(seen.values())
+    return sum(seen.values()) + 2 * max(seen.values(), default=0)
 
 
 def available(device: torch.device) -> int | None:
