@@ -1,16 +1,42 @@
 """A laboratory for one question: what batch size should I use, and why?"""
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batchlab.spec import Cadence, Optimizer, Phase, TrainSpec, TrialsSpec, UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from batchlab.workloads.objective import ACCURACY, Metric
+    from batchlab.workloads.user import UserWorkload
+
 __version__ = "0.1.0"
-__all__ = ["Cadence", "Optimizer", "Phase", "TrainSpec", "TrialsSpec", "UserError", "train"]
+__all__ = [
+    "ACCURACY",
+    "Cadence",
+    "Metric",
+    "Optimizer",
+    "Phase",
+    "TrainSpec",
+    "TrialsSpec",
+    "UserError",
+    "UserWorkload",
+    "train",
+]
+LAZY = {  # these want torch, which importing the package must not
+    "ACCURACY": "batchlab.workloads.objective",
+    "Metric": "batchlab.workloads.objective",
+    "UserWorkload": "batchlab.workloads.user",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(LAZY[name]), name)
 
 
 def train(

@@ -10,10 +10,15 @@ import hashlib
 import torch
 
 
+def derived(seed: int, name: str, counter: int = 0) -> int:
+    """The seed of `name` under `seed`, 63 bits."""
+    digest = hashlib.sha256(f"{seed}/{name}/{counter}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
 def generator(seed: int, name: str, counter: int = 0) -> torch.Generator:
     """The CPU generator of `name` under `seed`; draws are made on the CPU whatever the device."""
-    digest = hashlib.sha256(f"{seed}/{name}/{counter}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.Generator().manual_seed(derived(seed, name, counter))
 
 
 def epoch_order(seed: int, epoch: int, samples: int) -> torch.Tensor:
