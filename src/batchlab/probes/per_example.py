@@ -1,0 +1,255 @@
+"""Per-example gradient norms in the ordinary backward pass, by hooks on modules.
+
+Inputs and output gradients of every layer pass by anyway; `squares` has the norms from them. One
+pass, no copies, no gradient of an example but where that is the cheaper way. An example is a row of
+the first dimension of every layer's input: sequences are (batch, time, ...).
+
+What has no per-example gradient, or none that hooks can see, is refused by name: batch norm, whose
+examples share statistics; a parameter that several modules share; a module that one forward pass
+calls twice; types not in `LAYERS`. Chunks (`probes/chunks.py`) work for all of these but the first,
+where they are of the coupled loss.
+
+Shapes: B examples, P parameters, M micro-batches.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
+
+from batchlab.probes import squares
+from batchlab.probes.parts import Parts
+from batchlab.spec import UserError
+
+Reduction = Literal["mean", "sum"]
+Norms = list[Tensor]  # of weight and, where there is one, bias: (B) each
+
+
+def _linear(module: nn.Linear, a: Tensor, d: Tensor) -> Norms:
+    if d.ndim == 2:
+        bias_B = squares.norms(d)
+        weight_B = squares.norms(a) * bias_B
+    else:
+        d_BTO = squares.positions(d)
+        weight_B = squares.linear(squares.positions(a), d_BTO)
+        bias_B = squares.bias(d_BTO) if module.bias is not None else weight_B
+    return [weight_B] if module.bias is None else [weight_B, bias_B]
+
+
+def _convolution(module: nn.Conv1d | nn.Conv2d, a: Tensor, d: Tensor) -> Norms:
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    a = F.pad(a, module._reversed_padding_repeated_twice, mode=mode)
+    kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
+    if isinstance(module, nn.Conv1d):
+        a, kernel, stride, dilation = a[:, :, None], (1, *kernel), (1, *stride), (1, *dilation)
+    d_BOT = squares.wide(d.flatten(2))
+    d_GTO = d_BOT.unflatten(1, (module.groups, -1)).flatten(0, 1).mT
+    seen_GTI = squares.patches(a, kernel, stride, dilation, module.groups)
+    weight_B = squares.norms(squares.linear(seen_GTI, d_GTO).unflatten(0, (-1, module.groups)))
+    return [weight_B] if module.bias is None else [weight_B, squares.norms(d_BOT.sum(2))]
+
+
+def _embedding(module: nn.Embedding, a: Tensor, d: Tensor) -> Norms:
+    index_BT = a.flatten(1) if a.ndim > 1 else a[:, None]
+    d_BTO = squares.positions(d if d.ndim > 2 else d[:, None])
+    return [squares.embedding(index_BT, d_BTO, module.padding_idx)]
+
+
+def _norm(module: nn.LayerNorm | nn.RMSNorm | nn.GroupNorm, a: Tensor, d: Tensor) -> Norms:
+    a, d = squares.wide(a), squares.wide(d)
+    if isinstance(module, nn.GroupNorm):
+        unit_BTW = F.group_norm(a, module.num_groups, eps=module.eps).flatten(2).mT
+        d_BTW = d.flatten(2).mT
+    else:
+        shape = list(module.normalized_shape)
+        if isinstance(module, nn.LayerNorm):
+            unit = F.layer_norm(a, shape, eps=module.eps)
+        else:
+            unit = F.rms_norm(a, shape, eps=module.eps)
+        unit_BTW, d_BTW = (
+            x.flatten(-len(shape)).unsqueeze(1).flatten(1, -2) for x in (unit, d)
+        )
+    weight_B = squares.gain(unit_BTW, d_BTW)
+    has_bias = getattr(module, "bias", None) is not None  # RMSNorm has none
+    return [weight_B, squares.bias(d_BTW)] if has_bias else [weight_B]
+
+
+LAYERS: dict[type[nn.Module], Callable[..., Norms]] = {
+    nn.Linear: _linear,
+    nn.Conv1d: _convolution,
+    nn.Conv2d: _convolution,
+    nn.Embedding: _embedding,
+    nn.LayerNorm: _norm,
+    nn.RMSNorm: _norm,
+    nn.GroupNorm: _norm,
+}
+
+
+def unsupported(model: nn.Module) -> dict[str, str]:
+    """Why per-example norms can't be had, by module name; empty where they can.
+
+    What only a pass can show (a module called twice, inputs without a batch) comes from
+    `PerExampleNorms.take`.
+    """
+    told: dict[str, str] = {}
+    owner: dict[int, str] = {}
+    for name, module in model.named_modules():
+        own = {k: p for k, p in module._parameters.items() if p is not None and p.requires_grad}
+        if isinstance(module, _BatchNorm):
+            told[name] = "batch norm: its examples have no gradients of their own"
+        elif own and (type(module) not in LAYERS or not own.keys() <= {"weight", "bias"}):
+            told[name] = f"parameters in a {type(module).__name__}"
+        elif isinstance(module, nn.Embedding) and (module.sparse or module.scale_grad_by_freq):
+            told[name] = "an embedding with sparse gradients or scale_grad_by_freq"
+        for p in own.values():
+            if owner.setdefault(id(p), name) != name:
+                told[name] = f"a parameter shared with {owner[id(p)]}"
+    return told
+
+
+class _Layer:
+    """One module: which parameters it has, and what its backward passes have shown."""
+
+    __slots__ = ("module", "name", "of", "parameters", "passes", "seen", "wanted")
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        self.name, self.module, self.of = name, module, LAYERS[type(module)]
+        there = {k: p for k, p in module.named_parameters(recurse=False)}
+        self.wanted = [p.requires_grad for p in there.values()]
+        self.parameters = {k: p for k, p in there.items() if p.requires_grad}
+        self.passes: list[int] = []  # which backward pass each of `seen` is from
+        self.seen: list[Norms] = []
+
+
+class PerExampleNorms:
+    """Hooks on a model; `take` after a step's last backward pass and before clipping or stepping.
+
+    ```
+    with PerExampleNorms(model) as norms:
+        statistics = NoiseStatistics(norms.names)
+        for x, y in batches:
+            loss(model(x), y).backward()
+            statistics.update(norms.take())
+            optimizer.step(), optimizer.zero_grad()
+    ```
+
+    Nothing is kept but the layers' inputs until they have gone backward, and (B) norms until they
+    are taken. Set `active` to False for steps that are not measured. Raises `UserError` with the
+    names of all modules that are not supported. Not for a model wrapped in data parallel training,
+    whose gradients are of all ranks and whose inputs of one: `probes/ranks.py`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        problems = [f"{name or 'the model'} ({why})" for name, why in unsupported(model).items()]
+        if problems:
+            raise UserError(f"no per-example gradients: {', '.join(problems)}; use chunks instead")
+        self.active = True
+        self._layers = [
+            _Layer(name, module)
+            for name, module in model.named_modules()
+            if any(p.requires_grad for p in module._parameters.values() if p is not None)
+        ]
+        if not self._layers:
+            raise UserError("the model has no parameter that is trained")
+        self.names = tuple(
+            f"{layer.name}.{k}".lstrip(".") for layer in self._layers for k in layer.parameters
+        )
+        self._handles: list[RemovableHandle] = [
+            layer.module.register_forward_hook(partial(self._forward, layer))
+            for layer in self._layers
+        ]
+
+    def __enter__(self) -> "PerExampleNorms":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        """Take the hooks off the model."""
+        self.active = False  # of hooks in a graph that has not gone backward yet
+        for handle in self._handles:
+            handle.remove()
+        self.discard()
+
+    def discard(self) -> None:
+        """Forget what backward passes have shown since the last `take`."""
+        for layer in self._layers:
+            layer.passes.clear()
+            layer.seen.clear()
+
+    def take(self, reduction: Reduction = "mean", loss_scale: float | Tensor = 1.0) -> Parts:
+        """The norms of a step: its examples' own from the hooks, the whole's from `.grad`.
+
+        One backward pass a micro-batch. `reduction` is that of each micro-batch's loss over its
+        examples, and `loss_scale` by what else it was multiplied before going backward: 1/M where
+        gradients accumulate to their mean, and the factor of a loss scaler (a tensor, so that the
+        device need not be waited for) where `.grad` still has it. The last micro-batch may be
+        short. Raises `UserError` where a layer can't be told, naming it, and forgets the step.
+        """
+        try:
+            return self._take(reduction, loss_scale)
+        finally:
+            self.discard()
+
+    def _take(self, reduction: Reduction, loss_scale: float | Tensor) -> Parts:
+        sizes = self._sizes()
+        examples = sum(sizes)
+        if examples < 2:
+            raise UserError("per-example norms need a batch of two examples or more, not of one")
+        mean = reduction == "mean"
+        own_MP = []
+        for m, size in enumerate(sizes):
+            norm_PB = torch.stack([v for layer in self._layers for v in layer.seen[m]])
+            own_P = torch.linalg.vector_norm(norm_PB, dim=1)
+            own_MP.append(own_P * size if mean else own_P)
+        own_P = own_MP[0] if len(sizes) == 1 else torch.linalg.vector_norm(torch.stack(own_MP), dim=0)
+        weight, spread = float(examples), 1 / examples
+        if mean:
+            weight, spread = float(len(sizes)), sum(1 / b for b in sizes) / len(sizes) ** 2
+        whole_P = torch.stack(torch._foreach_norm(self._gradients())) / weight
+        norms_2P = torch.stack([own_P, whole_P])
+        if not isinstance(loss_scale, float) or loss_scale != 1.0:
+            norms_2P = norms_2P / loss_scale
+        return Parts(norms_2P, examples, examples, spread)
+
+    def _gradients(self) -> list[Tensor]:
+        gradients = [p.grad for layer in self._layers for p in layer.parameters.values()]
+        if any(g is None for g in gradients):
+            raise UserError("a gradient is missing: take before zero_grad")
+        return [g.detach() for g in gradients if g is not None]
+
+    def _sizes(self) -> list[int]:
+        """Examples of each micro-batch, if all layers agree on them."""
+        first = [len(norms[0]) for norms in self._layers[0].seen]
+        for layer in self._layers:
+            sizes = [len(norms[0]) for norms in layer.seen]
+            if len(set(layer.passes)) < len(layer.passes):
+                raise UserError(f"{layer.name} is called twice in one pass; use chunks instead")
+            if not sizes:
+                raise UserError(f"no gradient has passed {layer.name}: call it in every pass")
+            if sizes != first:
+                raise UserError(
+                    f"{layer.name} saw batches of {sizes} examples, {self._layers[0].name} of "
+                    f"{first}: the first dimension must be the batch in both"
+                )
+        return first
+
+    def _forward(self, layer: _Layer, _: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> None:
+        if self.active and z.requires_grad:
+            # The hook lives and dies with the graph, and holds no part of it.
+            z.register_hook(partial(self._backward, layer, args[0].detach()))
+
+    def _backward(self, layer: _Layer, a: Tensor, d: Tensor) -> None:
+        if not self.active:
+            return
+        # Whatever the pass runs in, norms are not to be rounded to half precision.
+        with torch.no_grad(), torch.autocast(d.device.type, enabled=False):
+            norms = layer.of(layer.module, a, d)
+        layer.seen.append([n for n, wanted in zip(norms, layer.wanted, strict=True) if wanted])
+        layer.passes.append(torch._C._current_graph_task_id())
