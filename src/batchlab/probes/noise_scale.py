@@ -29,7 +29,7 @@ class NoiseStatistics:
         self._population = population
         self._pending: list[torch.Tensor] = []
         self._norms: list[np.ndarray] = []  # (steps, 2, P) each
-        self._counts: list[tuple[int, int, float]] = []
+        self._sizes: list[tuple[int, float, float]] = []
 
     def update(self, step: Parts) -> None:
         """Take in one step's batch; no host-device sync but once in `BLOCK` steps."""
@@ -39,7 +39,7 @@ class NoiseStatistics:
                 f"{tuple(step.norms_2P.shape)}"
             )
         self._pending.append(step.norms_2P.detach())
-        self._counts.append((step.examples, step.parts, step.spread))
+        self._sizes.append((step.examples, step.small, step.big))
         if len(self._pending) == BLOCK:
             self._fetch()
 
@@ -50,7 +50,7 @@ class NoiseStatistics:
         self._fetch()
         other._fetch()
         self._norms += other._norms
-        self._counts += other._counts
+        self._sizes += other._sizes
 
     def compute(self) -> dict[str, NoiseSeries]:
         """The series of each parameter and of `all`; raises `ValueError` where nothing was seen."""
@@ -60,10 +60,10 @@ class NoiseStatistics:
         square_S2P = np.concatenate(self._norms) ** 2
         finite_S = np.isfinite(square_S2P).all(axis=(1, 2))
         square_S2P = square_S2P[finite_S]
-        counts_S3 = np.array(self._counts, dtype=np.float64)[finite_S]
-        n_S1, parts_S1, spread_S1 = counts_S3.T[:, :, None]
+        sizes_S3 = np.array(self._sizes, dtype=np.float64)[finite_S]
+        n_S1, small_S1, big_S1 = sizes_S3.T[:, :, None]
         tau_SP, square_SP = unbiased(
-            square_S2P[:, 0], square_S2P[:, 1], n_S1, parts_S1, spread_S1, self._population
+            square_S2P[:, 0], square_S2P[:, 1], small_S1, big_S1, self._population
         )
         series = {
             name: NoiseSeries(tau_SP[:, p], square_SP[:, p], n_S1[:, 0])

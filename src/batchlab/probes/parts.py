@@ -1,23 +1,27 @@
 """What a noise scale is measured from: a batch in parts, their gradients' norms and the whole's.
 
-A batch of n examples falls into K parts: its single examples, the chunks of gradient accumulation,
-two halves, the ranks of data parallel training. Part k has b_k examples and the mean gradient g_k,
-whose covariance is Sigma / b_k. The whole is gbar = sum_k w_k g_k with sum_k w_k = 1, and w_k is
-b_k / n unless the training loop weighs otherwise (the mean of micro-batch means where the last
-micro-batch is short). With tau = tr(Sigma) and r = sum_k w_k^2 / b_k
+A batch falls into parts: its single examples, the chunks of gradient accumulation, two halves, the
+ranks of data parallel training. Part k has b_k examples and the mean gradient g_k, whose covariance
+is Sigma / b_k. The whole is gbar = sum_k w_k g_k with sum_k w_k = 1, and w_k is b_k over the number
+of examples unless the training loop weighs otherwise (the mean of micro-batch means where the last
+micro-batch is short). With tau = tr(Sigma) and the effective batch sizes
 
-    E sum_k b_k |g_k|^2 = n |G|^2 + K tau,        E |gbar|^2 = |G|^2 + r tau
+    1 / small = sum_k w_k / b_k,        1 / big = sum_k w_k^2 / b_k
 
-so that two norms give both unknowns, each without bias:
+(small is the weighted harmonic mean of the sizes, big the number of examples for the usual weights)
 
-    tau   = (sum_k b_k |g_k|^2 - n |gbar|^2) / (K - n r)
-    |G|^2 = |gbar|^2 - r tau
+    E sum_k w_k |g_k|^2 = |G|^2 + tau / small,        E |gbar|^2 = |G|^2 + tau / big
 
-For K = n it is the estimate from per-example norms, for two sizes the one of McCandlish et al.
-(2018, appendix A.1); r = 1/n for the usual weights. Drawn without replacement from N examples the
-covariance of two parts is -Sigma / N (Sigma with N - 1 in the denominator), which leaves tau as it
-is and adds tau / N to |G|^2: the square of the mean of those N (Cochran, Sampling Techniques, 1977,
-section 2.6).
+and the two norms give both unknowns, each without bias (McCandlish et al., 2018, appendix A.1):
+
+    tau   = (sum_k w_k |g_k|^2 - |gbar|^2) / (1 / small - 1 / big)
+    |G|^2 = |gbar|^2 - tau / big
+
+The difference is sum_k w_k |g_k - gbar|^2, so tau is never negative but by rounding. For equal
+sizes it is the analysis of variance's estimate; for single examples, tau = n/(n - 1) (mean |g_i|^2
+- |gbar|^2). Drawn without replacement from N examples, two parts have the covariance -Sigma / N
+(Sigma with N - 1 in the denominator), which leaves tau as it is and adds tau / N to |G|^2: the
+square of the mean of those N (Cochran, Sampling Techniques, 1977, section 2.6).
 
 Shapes: P parameters, K parts, S steps.
 """
@@ -37,14 +41,14 @@ Floats = NDArray[np.float64]
 class Parts(NamedTuple):
     """One step's batch. Norms, not squares: those of small gradients fall out of single precision.
 
-    `norms_2P` holds sqrt(sum_k b_k |g_k|^2) and |gbar| of each parameter, on its device; the other
+    `norms_2P` holds sqrt(sum_k w_k |g_k|^2) and |gbar| of each parameter, on its device; the other
     fields are known to the host.
     """
 
     norms_2P: torch.Tensor
     examples: int
-    parts: int
-    spread: float  # r
+    small: float
+    big: float
 
 
 def parts(
@@ -55,44 +59,43 @@ def parts(
 ) -> Parts:
     """From the norms of the parts' mean gradients |g_k| and of the whole |gbar|, by parameter.
 
-    `weights` need not add up to 1; they are in proportion to `sizes` where none are given. Raises
-    `UserError` where there are fewer than two parts, or the parts and their sizes do not match.
+    Weights are in proportion to `sizes` where none are given, and need not add up to 1. Raises
+    `UserError` where there are fewer than two parts, an empty one, or not a size for each.
     """
-    if len(sizes) != len(own_KP) or (weights is not None and len(weights) != len(sizes)):
-        raise UserError(f"{len(own_KP)} parts need {len(own_KP)} sizes and weights")
-    examples, spread = sum(sizes), weight_spread(sizes, weights)
-    root_K = torch.tensor(sizes, dtype=own_KP.dtype, device=own_KP.device).sqrt_()
+    if len(own_KP) != len(sizes):
+        raise UserError(f"{len(own_KP)} parts need {len(own_KP)} sizes, not {len(sizes)}")
+    share, small, big = effective(sizes, weights)
+    root_K = torch.tensor(share, dtype=own_KP.dtype, device=own_KP.device).sqrt_()
     own_P = torch.linalg.vector_norm(own_KP * root_K[:, None], dim=0)
-    return Parts(torch.stack([own_P, whole_P.to(own_P.dtype)]), examples, len(sizes), spread)
+    return Parts(torch.stack([own_P, whole_P.to(own_P.dtype)]), sum(sizes), small, big)
 
 
-def weight_spread(sizes: Sequence[int], weights: Sequence[float] | None = None) -> float:
-    """r = sum_k w_k^2 / b_k of the weights made to add up to 1; 1/n where they are b_k / n.
-
-    Raises `UserError` where there are fewer than two parts, or an empty one.
-    """
+def effective(
+    sizes: Sequence[int], weights: Sequence[float] | None = None
+) -> tuple[list[float], float, float]:
+    """Weights made to add up to 1, and the sizes small and big; raises as `parts` does."""
     if len(sizes) < 2:
         raise UserError("a noise scale needs a batch in two parts or more, not in one")
     if min(sizes) < 1:
         raise UserError(f"every part needs an example, not {min(sizes)}")
-    if weights is None:
-        return 1 / sum(sizes)
-    return sum(w * w / b for w, b in zip(weights, sizes, strict=True)) / sum(weights) ** 2
+    weights = sizes if weights is None else weights
+    share = [w / sum(weights) for w in weights]
+    small = 1 / sum(w / b for w, b in zip(share, sizes, strict=True))
+    return share, small, 1 / sum(w * w / b for w, b in zip(share, sizes, strict=True))
 
 
 def unbiased(
     own: Floats,
     whole: Floats,
-    examples: Floats | int,
-    parts: Floats | int,
-    spread: Floats | float,
+    small: Floats | float,
+    big: Floats | float,
     population: int | None = None,
 ) -> tuple[Floats, Floats]:
-    """tau and |G|^2 from sum_k b_k |g_k|^2 and |gbar|^2, elementwise (the module's equations).
+    """tau and |G|^2 from sum_k w_k |g_k|^2 and |gbar|^2, elementwise (the module's equations).
 
-    Both in the squared unit of the gradient, either may come out negative. `population` is N where
-    a batch is drawn without replacement from N examples and |G|^2 is meant of these N.
+    Both in the squared unit of the gradient; |G|^2 may come out negative. `population` is N where a
+    batch is drawn without replacement from N examples and |G|^2 is meant of these N.
     """
-    tau = (own - examples * whole) / (parts - examples * spread)
-    square = whole - spread * tau
+    tau = (own - whole) / (1 / small - 1 / big)
+    square = whole - tau / big
     return tau, square if population is None else square + tau / population

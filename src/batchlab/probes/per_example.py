@@ -14,6 +14,7 @@ Shapes: B examples, P parameters, M micro-batches.
 
 from collections.abc import Callable
 from functools import partial
+from math import sqrt
 from typing import Literal
 
 import torch
@@ -71,9 +72,7 @@ def _norm(module: nn.LayerNorm | nn.RMSNorm | nn.GroupNorm, a: Tensor, d: Tensor
             unit = F.layer_norm(a, shape, eps=module.eps)
         else:
             unit = F.rms_norm(a, shape, eps=module.eps)
-        unit_BTW, d_BTW = (
-            x.flatten(-len(shape)).unsqueeze(1).flatten(1, -2) for x in (unit, d)
-        )
+        unit_BTW, d_BTW = (x.flatten(-len(shape)).unsqueeze(1).flatten(1, -2) for x in (unit, d))
     weight_B = squares.gain(unit_BTW, d_BTW)
     has_bias = getattr(module, "bias", None) is not None  # RMSNorm has none
     return [weight_B, squares.bias(d_BTW)] if has_bias else [weight_B]
@@ -115,12 +114,13 @@ def unsupported(model: nn.Module) -> dict[str, str]:
 class _Layer:
     """One module: which parameters it has, and what its backward passes have shown."""
 
-    __slots__ = ("module", "name", "of", "parameters", "passes", "seen", "wanted")
+    __slots__ = ("all_wanted", "module", "name", "of", "parameters", "passes", "seen", "wanted")
 
     def __init__(self, name: str, module: nn.Module) -> None:
         self.name, self.module, self.of = name, module, LAYERS[type(module)]
-        there = {k: p for k, p in module.named_parameters(recurse=False)}
+        there = dict(module.named_parameters(recurse=False))
         self.wanted = [p.requires_grad for p in there.values()]
+        self.all_wanted = all(self.wanted)
         self.parameters = {k: p for k, p in there.items() if p.requires_grad}
         self.passes: list[int] = []  # which backward pass each of `seen` is from
         self.seen: list[Norms] = []
@@ -159,6 +159,7 @@ class PerExampleNorms:
         self.names = tuple(
             f"{layer.name}.{k}".lstrip(".") for layer in self._layers for k in layer.parameters
         )
+        self._parameters = [p for layer in self._layers for p in layer.parameters.values()]
         self._handles: list[RemovableHandle] = [
             layer.module.register_forward_hook(partial(self._forward, layer))
             for layer in self._layers
@@ -193,7 +194,8 @@ class PerExampleNorms:
         short. Raises `UserError` where a layer can't be told, naming it, and forgets the step.
         """
         try:
-            return self._take(reduction, loss_scale)
+            with torch.no_grad():
+                return self._take(reduction, loss_scale)
         finally:
             self.discard()
 
@@ -202,27 +204,28 @@ class PerExampleNorms:
         examples = sum(sizes)
         if examples < 2:
             raise UserError("per-example norms need a batch of two examples or more, not of one")
-        mean = reduction == "mean"
+        # Example i of micro-batch m has weight 1 / (M B_m) in the whole, or 1/n of a sum.
         own_MP = []
         for m, size in enumerate(sizes):
             norm_PB = torch.stack([v for layer in self._layers for v in layer.seen[m]])
-            own_P = torch.linalg.vector_norm(norm_PB, dim=1)
-            own_MP.append(own_P * size if mean else own_P)
-        own_P = own_MP[0] if len(sizes) == 1 else torch.linalg.vector_norm(torch.stack(own_MP), dim=0)
-        weight, spread = float(examples), 1 / examples
-        if mean:
-            weight, spread = float(len(sizes)), sum(1 / b for b in sizes) / len(sizes) ** 2
-        whole_P = torch.stack(torch._foreach_norm(self._gradients())) / weight
-        norms_2P = torch.stack([own_P, whole_P])
+            of_mean = sqrt(size / len(sizes)) if reduction == "mean" else sqrt(1 / examples)
+            own_MP.append(torch.linalg.vector_norm(norm_PB, dim=1) * of_mean)
+        own_P = own_MP[0] if len(sizes) == 1 else torch.stack(own_MP).square().sum(0).sqrt()
+        whole_P = torch.stack(torch._foreach_norm(self._gradients()))
+        big = float(examples)
+        if len(sizes) > 1 and reduction == "mean":
+            big = len(sizes) ** 2 / sum(1 / b for b in sizes)
+        total = len(sizes) if reduction == "mean" else examples
+        norms_2P = torch.stack([own_P, whole_P if total == 1 else whole_P / total])
         if not isinstance(loss_scale, float) or loss_scale != 1.0:
             norms_2P = norms_2P / loss_scale
-        return Parts(norms_2P, examples, examples, spread)
+        return Parts(norms_2P, examples, 1.0, big)
 
     def _gradients(self) -> list[Tensor]:
-        gradients = [p.grad for layer in self._layers for p in layer.parameters.values()]
-        if any(g is None for g in gradients):
+        told = [p.grad for p in self._parameters if p.grad is not None]
+        if len(told) < len(self._parameters):
             raise UserError("a gradient is missing: take before zero_grad")
-        return [g.detach() for g in gradients if g is not None]
+        return told
 
     def _sizes(self) -> list[int]:
         """Examples of each micro-batch, if all layers agree on them."""
@@ -248,8 +251,12 @@ class PerExampleNorms:
     def _backward(self, layer: _Layer, a: Tensor, d: Tensor) -> None:
         if not self.active:
             return
-        # Whatever the pass runs in, norms are not to be rounded to half precision.
-        with torch.no_grad(), torch.autocast(d.device.type, enabled=False):
-            norms = layer.of(layer.module, a, d)
-        layer.seen.append([n for n, wanted in zip(norms, layer.wanted, strict=True) if wanted])
+        if d.ndim == 2:
+            norms = layer.of(layer.module, a, d.detach())
+        else:  # matrix products are not to be rounded to half precision, whatever the pass runs in
+            with torch.autocast(d.device.type, enabled=False):
+                norms = layer.of(layer.module, a, d.detach())
+        if not layer.all_wanted:
+            norms = [n for n, wanted in zip(norms, layer.wanted, strict=True) if wanted]
+        layer.seen.append(norms)
         layer.passes.append(torch._C._current_graph_task_id())

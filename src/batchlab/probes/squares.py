@@ -65,8 +65,8 @@ def gain(x_BTO: Tensor, d_BTO: Tensor) -> Tensor:
 def embedding(index_BT: Tensor, d_BTO: Tensor, padding: int | None) -> Tensor:
     """|g| of every example (B): positions with one index add up in its row first.
 
-    The `padding` index has no gradient. Positions are sorted by index and runs of equal ones summed,
-    which waits for no device and forms no table.
+    The `padding` index has no gradient. Positions are sorted by index and runs of equal ones
+    summed, which waits for no device and forms no table.
     """
     order_BT = index_BT.argsort(dim=1)
     sorted_BT = index_BT.gather(1, order_BT)
