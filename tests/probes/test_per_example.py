@@ -206,7 +206,8 @@ def test_half_precision_activations_are_widened() -> None:
     assert told.norms_2P.dtype == torch.float32
 
     def loss(p: dict[str, Tensor], x: Tensor) -> Tensor:
-        return functional_call(model, p, (x[None],)).square().sum()
+        told: Tensor = functional_call(model, p, (x[None],)).square().sum()
+        return told
 
     own = vmap(grad(loss), in_dims=(None, 0))(dict(model.named_parameters()), x)
     expected = torch.stack([own[name].detach().norm() / sqrt(B) for name in norms.names])
@@ -219,7 +220,8 @@ class Twice(nn.Module):
         self.fc = nn.Linear(4, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.fc(x).tanh())
+        told: Tensor = self.fc(self.fc(x).tanh())
+        return told
 
 
 class Tied(nn.Module):
@@ -233,8 +235,9 @@ def batch_norm() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
 
 
-def old_weight_norm() -> nn.Module:
-    return nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+def weight_norm() -> nn.Module:
+    told: nn.Module = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+    return told
 
 
 @pytest.mark.parametrize(
@@ -245,7 +248,7 @@ def old_weight_norm() -> nn.Module:
         (lambda: nn.Sequential(nn.LSTM(4, 4)), "0", "parameters in a LSTM"),
         (lambda: nn.MultiheadAttention(4, 2), "out_proj", "NonDynamically"),
         (lambda: nn.Sequential(nn.Embedding(7, 3, sparse=True)), "0", "sparse"),
-        (old_weight_norm, "parametrizations.weight", "_WeightNorm|ParametrizationList"),
+        (weight_norm, "parametrizations.weight", "_WeightNorm|ParametrizationList"),
     ],
 )
 def test_what_has_no_norms_is_named(make: Callable[[], nn.Module], name: str, why: str) -> None:
@@ -273,7 +276,8 @@ def test_what_only_a_pass_can_show() -> None:
             self.fc, self.place = nn.Linear(3, 4), nn.Embedding(6, 4)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.fc(x) + self.place(torch.arange(6))
+            told: Tensor = self.fc(x) + self.place(torch.arange(6))
+            return told
 
     model = Positions()
     with PerExampleNorms(model) as norms:

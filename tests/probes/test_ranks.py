@@ -1,12 +1,12 @@
 """Norms of data parallel ranks against the gradients of each rank's examples, in two processes."""
 
+import multiprocessing
 import socket
 from multiprocessing.queues import SimpleQueue
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -59,12 +59,14 @@ def test_two_processes() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = mp.get_context("spawn")
+    context = multiprocessing.get_context("spawn")
     queue: SimpleQueue[tuple[int, Told]] = context.SimpleQueue()
-    workers = mp.start_processes(work, (port, queue), nprocs=2, join=False, start_method="spawn")
-    assert workers is not None
-    while not workers.join():  # raises what a worker raised; their answers fit into the pipe
-        pass
+    workers = [context.Process(target=work, args=(rank, port, queue)) for rank in (0, 1)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:  # their answers fit into the pipe
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0]
     told = dict(queue.get() for _ in SIZES)
     assert told[0] == told[1]
     norms, examples, small, big, said = told[0]

@@ -79,22 +79,23 @@ class Window:
     estimate: NoiseScale
 
 
-def noise_scale(series: NoiseSeries) -> NoiseScale:
+def noise_scale(series: NoiseSeries, block: int | None = None) -> NoiseScale:
     """B_simple with its 95% interval; raises `Undecided` where the data do not bound it.
 
-    Raises `ValueError` as `estimate` does.
+    `block` and what else is raised: `estimate`.
     """
-    told = estimate(series)
+    told = estimate(series, block)
     if not told.decided:
         raise Undecided(told)
     return told
 
 
-def estimate(series: NoiseSeries) -> NoiseScale:
+def estimate(series: NoiseSeries, block: int | None = None) -> NoiseScale:
     """As `noise_scale`, but what is not decided comes back with an interval unbounded above.
 
-    Steps weigh by their examples: the last batch of an epoch may be short. Blocks are as long as
-    `block_length` says of the series whose mean the interval is of, or of |G|^2's, if longer.
+    Steps weigh by their examples: the last batch of an epoch may be short. Blocks are of `block`
+    steps: 1 where steps are known to be independent (weights that do not move). Without it they are
+    as long as `block_length` says of tau - B |G|^2 and of |G|^2, the longer of both.
     Raises `ValueError` where there are no steps, the three series differ in length, a value is not
     finite or a step has no examples.
     """
@@ -106,7 +107,8 @@ def estimate(series: NoiseSeries) -> NoiseScale:
         return NoiseScale(Interval(_ratio(tau, square), 0.0, inf, 1), *single, 1, 1)
     # Of small changes in the two means the ratio takes tau - B |G|^2, scaled.
     along_S = square * tau_S - tau * square_S
-    block = max(block_length(along_S), block_length(square_S))
+    if block is None:
+        block = max(block_length(along_S), block_length(square_S))
     blocks = max(2, len(tau_S) // block)
     covariance = _covariance(np.stack([tau_S, square_S]), weight_S, blocks)
     quantile = float(stats.t.ppf(0.5 + LEVEL / 2, blocks - 1))

@@ -132,4 +132,5 @@ class ChunkNorms:
     def _norm(self, k: int, gradient: Tensor) -> Tensor:
         if self.roots is not None:
             gradient = gradient * self.roots[self.names[k]]
-        return torch.linalg.vector_norm(wide(gradient))
+        norm: Tensor = torch.linalg.vector_norm(wide(gradient))
+        return norm

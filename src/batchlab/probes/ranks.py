@@ -8,6 +8,7 @@ Shapes: P parameters, R ranks.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,7 +20,8 @@ from batchlab.probes.parts import Parts, effective
 from batchlab.probes.squares import wide
 from batchlab.spec import UserError
 
-Hook = Callable[[dist.ProcessGroup | None, dist.GradBucket], torch.futures.Future[Tensor]]
+Bucket = Any  # torch.distributed.GradBucket, which has no stub
+Hook = Callable[[Any, Bucket], torch.futures.Future[Tensor]]
 
 
 class RankNorms:
@@ -71,7 +73,7 @@ class RankNorms:
             norms_2P = torch.stack([square_P.sqrt_(), whole_P.double()]) / scale
         return Parts(norms_2P, sum(sizes), small, big)
 
-    def _communicate(self, _: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    def _communicate(self, _: object, bucket: Bucket) -> torch.futures.Future[Tensor]:
         if self.active:
             norms = torch._foreach_norm([wide(g.detach()) for g in bucket.gradients()])
             places = (self._place[id(p)] for p in bucket.parameters())

@@ -28,7 +28,8 @@ def wide(x: Tensor) -> Tensor:
 def norms(x_BT: Tensor) -> Tensor:
     """Euclidean norm of each row, over all dimensions but the first, in single or double (B)."""
     x = x_BT if x_BT.ndim == 2 else x_BT.flatten(1)
-    return torch.linalg.vector_norm(wide(x), dim=1)
+    told: Tensor = torch.linalg.vector_norm(wide(x), dim=1)
+    return told
 
 
 def positions(x_BTO: Tensor) -> Tensor:
@@ -94,4 +95,5 @@ def patches(
     the kernel, and groups stand as examples of their own.
     """
     seen_BIT = F.unfold(x, kernel, dilation=dilation, stride=stride)
-    return wide(seen_BIT).unflatten(1, (groups, -1)).flatten(0, 1).mT
+    seen_GIT: Tensor = wide(seen_BIT).unflatten(1, (groups, -1)).flatten(0, 1)
+    return seen_GIT.mT
