@@ -36,6 +36,20 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     ),
     "short sequence (Gram)": (lambda: nn.Linear(16, 12), floats(3, 16)),
     "long sequence (formed)": (lambda: nn.Linear(3, 2), floats(9, 3)),
+    "sequence, changed in place": (
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)),
+        floats(5, 3),
+    ),
+    "convolution, changed in place": (
+        lambda: nn.Sequential(nn.Conv1d(2, 3, 2), nn.ReLU(inplace=True), nn.Conv1d(3, 2, 2)),
+        floats(2, 5),
+    ),
+    "norm and embedding, changed in place": (
+        lambda: nn.Sequential(
+            nn.Embedding(7, 4), nn.ReLU(inplace=True), nn.LayerNorm(4), nn.ReLU(inplace=True)
+        ),
+        tokens(5),
+    ),
     "two inner dimensions": (lambda: nn.Linear(3, 4), floats(2, 3, 3)),
     "embedding": (lambda: nn.Sequential(nn.Embedding(7, 3), nn.Linear(3, 3)), tokens(6)),
     "embedding, one token": (lambda: nn.Embedding(7, 3), tokens()),

@@ -110,11 +110,9 @@ class ChunkNorms:
             raise UserError("a backward pass was not closed: close(examples) after each")
         if len(self._sizes) < 2:
             raise UserError(f"a step in two chunks or more is needed, not in {len(self._sizes)}")
-        own_KP, sizes = torch.stack(self._norms), self._sizes
-        weights: list[float] = [1.0] * len(sizes)
-        if reduction == "sum":
-            weights = [float(b) for b in sizes]
-            own_KP = own_KP / torch.tensor(sizes, dtype=own_KP.dtype, device=own_KP.device)[:, None]
+        sizes = self._sizes
+        weights = [1.0 if reduction == "mean" else float(b) for b in sizes]
+        own_KP = torch.stack(torch._foreach_div(self._norms, weights))
         whole_P = torch.stack(
             [
                 own_KP.new_zeros(()) if p.grad is None else self._norm(k, p.grad).to(own_KP.dtype)

@@ -27,6 +27,7 @@ Shapes: P parameters, K parts, S steps.
 """
 
 from collections.abc import Sequence
+from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -65,8 +66,9 @@ def parts(
     if len(own_KP) != len(sizes):
         raise UserError(f"{len(own_KP)} parts need {len(own_KP)} sizes, not {len(sizes)}")
     share, small, big = effective(sizes, weights)
-    root_K = torch.tensor(share, dtype=own_KP.dtype, device=own_KP.device).sqrt_()
-    own_P = torch.linalg.vector_norm(own_KP * root_K[:, None], dim=0)
+    # Numbers go with the call: a tensor of them would have to wait for the device.
+    weighed = torch._foreach_mul(list(own_KP.unbind()), [sqrt(w) for w in share])
+    own_P = torch.linalg.vector_norm(torch.stack(weighed), dim=0)
     return Parts(torch.stack([own_P, whole_P.to(own_P.dtype)]), sum(sizes), small, big)
 
 

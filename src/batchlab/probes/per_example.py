@@ -34,7 +34,7 @@ Norms = list[Tensor]  # of weight and, where there is one, bias: (B) each
 def _linear(module: nn.Linear, a: Tensor, d: Tensor) -> Norms:
     if d.ndim == 2:
         bias_B = squares.norms(d)
-        weight_B = squares.norms(a) * bias_B
+        weight_B = squares.norms(a).mul_(bias_B)
     else:
         d_BTO = squares.positions(d)
         weight_B = squares.linear(squares.positions(a), d_BTO)
@@ -101,6 +101,8 @@ def unsupported(model: nn.Module) -> dict[str, str]:
         own = {k: p for k, p in module._parameters.items() if p is not None and p.requires_grad}
         if isinstance(module, _BatchNorm):
             told[name] = "batch norm: its examples have no gradients of their own"
+        elif isinstance(module, nn.parallel.DistributedDataParallel):
+            told[name] = "data parallel: gradients of all ranks, inputs of one; use RankNorms"
         elif own and (type(module) not in LAYERS or not own.keys() <= {"weight", "bias"}):
             told[name] = f"parameters in a {type(module).__name__}"
         elif isinstance(module, nn.Embedding) and (module.sparse or module.scale_grad_by_freq):
@@ -114,7 +116,17 @@ def unsupported(model: nn.Module) -> dict[str, str]:
 class _Layer:
     """One module: which parameters it has, and what its backward passes have shown."""
 
-    __slots__ = ("all_wanted", "module", "name", "of", "parameters", "passes", "seen", "wanted")
+    __slots__ = (
+        "all_wanted",
+        "module",
+        "name",
+        "of",
+        "parameters",
+        "passes",
+        "seen",
+        "sizes",
+        "wanted",
+    )
 
     def __init__(self, name: str, module: nn.Module) -> None:
         self.name, self.module, self.of = name, module, LAYERS[type(module)]
@@ -124,6 +136,13 @@ class _Layer:
         self.parameters = {k: p for k, p in there.items() if p.requires_grad}
         self.passes: list[int] = []  # which backward pass each of `seen` is from
         self.seen: list[Norms] = []
+        self.sizes: list[int] = []  # examples of each of `seen`
+
+    def clear(self) -> None:
+        """Forget the passes."""
+        self.passes.clear()
+        self.seen.clear()
+        self.sizes.clear()
 
 
 class PerExampleNorms:
@@ -140,8 +159,7 @@ class PerExampleNorms:
 
     Nothing is kept but the layers' inputs until they have gone backward, and (B) norms until they
     are taken. Set `active` to False for steps that are not measured. Raises `UserError` with the
-    names of all modules that are not supported. Not for a model wrapped in data parallel training,
-    whose gradients are of all ranks and whose inputs of one: `probes/ranks.py`.
+    names of all modules that are not supported.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -181,8 +199,7 @@ class PerExampleNorms:
     def discard(self) -> None:
         """Forget what backward passes have shown since the last `take`."""
         for layer in self._layers:
-            layer.passes.clear()
-            layer.seen.clear()
+            layer.clear()
 
     def take(self, reduction: Reduction = "mean", loss_scale: float | Tensor = 1.0) -> Parts:
         """The norms of a step: its examples' own from the hooks, the whole's from `.grad`.
@@ -222,20 +239,22 @@ class PerExampleNorms:
         return Parts(norms_2P, examples, 1.0, big)
 
     def _gradients(self) -> list[Tensor]:
-        told = [p.grad for p in self._parameters if p.grad is not None]
+        told = [g for p in self._parameters if (g := p.grad) is not None]
         if len(told) < len(self._parameters):
             raise UserError("a gradient is missing: take before zero_grad")
         return told
 
     def _sizes(self) -> list[int]:
         """Examples of each micro-batch, if all layers agree on them."""
-        first = [len(norms[0]) for norms in self._layers[0].seen]
+        first = self._layers[0].sizes
         for layer in self._layers:
-            sizes = [len(norms[0]) for norms in layer.seen]
-            if len(set(layer.passes)) < len(layer.passes):
+            sizes = layer.sizes
+            if len(sizes) > 1 and len(set(layer.passes)) < len(sizes):
                 raise UserError(f"{layer.name} is called twice in one pass; use chunks instead")
             if not sizes:
-                raise UserError(f"no gradient has passed {layer.name}: call it in every pass")
+                raise UserError(
+                    f"no gradient has passed {layer.name}: call it in every pass, on a batch"
+                )
             if sizes != first:
                 raise UserError(
                     f"{layer.name} saw batches of {sizes} examples, {self._layers[0].name} of "
@@ -244,13 +263,17 @@ class PerExampleNorms:
         return first
 
     def _forward(self, layer: _Layer, _: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> None:
-        if self.active and z.requires_grad:
+        if self.active and args and z.requires_grad:
+            # A view that is changed in place leaves the graph; the tensor it is a view of stays.
+            base = z._base if z._is_view() else None
+            kept = z if base is None or base.numel() != z.numel() else base
             # The hook lives and dies with the graph, and holds no part of it.
-            z.register_hook(partial(self._backward, layer, args[0].detach()))
+            kept.register_hook(partial(self._backward, layer, args[0].detach(), z.shape))
 
-    def _backward(self, layer: _Layer, a: Tensor, d: Tensor) -> None:
-        if not self.active:
+    def _backward(self, layer: _Layer, a: Tensor, shape: torch.Size, d: Tensor) -> None:
+        if not self.active or len(shape) < 2:
             return
+        d = d.reshape(shape)
         if d.ndim == 2:
             norms = layer.of(layer.module, a, d.detach())
         else:  # matrix products are not to be rounded to half precision, whatever the pass runs in
@@ -259,4 +282,5 @@ class PerExampleNorms:
         if not layer.all_wanted:
             norms = [n for n, wanted in zip(norms, layer.wanted, strict=True) if wanted]
         layer.seen.append(norms)
+        layer.sizes.append(d.shape[0])
         layer.passes.append(torch._C._current_graph_task_id())

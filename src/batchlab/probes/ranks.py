@@ -20,8 +20,7 @@ from batchlab.probes.parts import Parts, effective
 from batchlab.probes.squares import wide
 from batchlab.spec import UserError
 
-Bucket = Any  # torch.distributed.GradBucket, which has no stub
-Hook = Callable[[Any, Bucket], torch.futures.Future[Tensor]]
+Hook = Callable[[Any, Any], torch.futures.Future[Tensor]]  # process group, bucket
 
 
 class RankNorms:
@@ -73,7 +72,11 @@ class RankNorms:
             norms_2P = torch.stack([square_P.sqrt_(), whole_P.double()]) / scale
         return Parts(norms_2P, sum(sizes), small, big)
 
-    def _communicate(self, _: object, bucket: Bucket) -> torch.futures.Future[Tensor]:
+    def _communicate(
+        self,
+        _: object,
+        bucket: dist.GradBucket,  # type: ignore[name-defined]  # DDP wants to read it
+    ) -> torch.futures.Future[Tensor]:
         if self.active:
             norms = torch._foreach_norm([wide(g.detach()) for g in bucket.gradients()])
             places = (self._place[id(p)] for p in bucket.parameters())

@@ -17,19 +17,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+WIDE = (torch.float32, torch.float64)
 AT_ONCE = 2**22  # values of formed gradients that may be in memory at a time
 
 
 def wide(x: Tensor) -> Tensor:
     """At least single precision."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+    return x if x.dtype in WIDE else x.float()
 
 
 def norms(x_BT: Tensor) -> Tensor:
     """Euclidean norm of each row, over all dimensions but the first, in single or double (B)."""
     x = x_BT if x_BT.ndim == 2 else x_BT.flatten(1)
-    told: Tensor = torch.linalg.vector_norm(wide(x), dim=1)
-    return told
+    if x.dtype in WIDE:
+        told: Tensor = torch.linalg.vector_norm(x, dim=1)
+        return told
+    narrow: Tensor = torch.linalg.vector_norm(x, dim=1, dtype=torch.float32)
+    return narrow
 
 
 def positions(x_BTO: Tensor) -> Tensor:
