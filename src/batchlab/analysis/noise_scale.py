@@ -12,7 +12,8 @@ is that of means over consecutive blocks of steps, which are nearly independent 
 long enough (batch means: Alexopoulos and Seila, in Handbook of Simulation, 1998).
 
 The ratio of means is nearly unbiased in its median. A jackknife takes away the bias of its mean
-(2.5% in the hardest case of `benchmarks/noise_scale.py`) and puts the median 2.2% too low: not used.
+(2.5% in the hardest case of `benchmarks/noise_scale.py`) and puts its median 2.2% too low: none is
+used.
 
 **Under drift** the estimate is of the window it is made from: sum(tau_s) / sum(|G_s|^2), which is
 the mean of the steps' own noise scales weighted by |G_s|^2. A trend within the window is taken for
