@@ -14,7 +14,7 @@ ALLOWED: dict[str, set[str]] = {
     "spec": set(),
     "record": set(),
     "workloads": {"spec"},
-    "probes": {"record"},
+    "probes": {"record", "spec"},
     "engine": {"spec", "record", "workloads", "probes"},
     "store": {"spec", "record"},
     "backends": set(),

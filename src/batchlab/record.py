@@ -3,7 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 Verdict = Literal["supported", "refuted", "inconclusive"]
 Status = Literal["finished", "diverged"]
@@ -34,6 +36,18 @@ class Record(NamedTuple):
     name: str
     layer: str
     value: float
+
+
+class NoiseSeries(NamedTuple):
+    """Of each of S steps, unbiased estimates of tr(Sigma) and of |G|^2, and the examples seen.
+
+    Sigma is the covariance of one example's gradient and G its mean. Single values are noisy, and
+    those of |G|^2 often negative: only their means over steps are worth dividing.
+    """
+
+    trace_S: NDArray[np.float64]
+    square_S: NDArray[np.float64]
+    examples_S: NDArray[np.float64]
 
 
 class TrialRecord(NamedTuple):

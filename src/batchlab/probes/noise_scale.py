@@ -1,0 +1,83 @@
+"""The two statistics of a noise scale, step by step, gathered without waiting for the device.
+
+Shapes: P parameters, S steps.
+"""
+
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+import torch
+
+from batchlab.probes.parts import Parts, unbiased
+from batchlab.record import ALL, NoiseSeries
+from batchlab.spec import UserError
+
+BLOCK = 256  # steps that stay on the device before they come to the host together
+
+
+class NoiseStatistics:
+    """Unbiased tau = tr(Sigma) and |G|^2 of every step, of each parameter and of `all` of them.
+
+    A step whose gradient is not finite (one that a loss scaler skips) is left out and counted in
+    `skipped`. `population` is N where batches are drawn without replacement from N examples.
+    """
+
+    def __init__(self, names: Sequence[str], population: int | None = None) -> None:
+        """`names` are those of the parameters, in the order in which norms are given."""
+        self._names = tuple(names)
+        self._population = population
+        self._pending: list[torch.Tensor] = []
+        self._norms: list[np.ndarray] = []  # (steps, 2, P) each
+        self._sizes: list[tuple[int, float, float]] = []
+
+    def update(self, step: Parts) -> None:
+        """Take in one step's batch; no host-device sync but once in `BLOCK` steps."""
+        if step.norms_2P.shape != (2, len(self._names)):
+            raise UserError(
+                f"norms of {len(self._names)} parameters are needed, not of shape "
+                f"{tuple(step.norms_2P.shape)}"
+            )
+        self._pending.append(step.norms_2P.detach())
+        self._sizes.append((step.examples, step.small, step.big))
+        if len(self._pending) == BLOCK:
+            self._fetch()
+
+    def merge(self, other: Self) -> None:
+        """Append the steps of another accumulator of the same parameters."""
+        if other._names != self._names or other._population != self._population:
+            raise UserError("only accumulators of the same parameters and population merge")
+        self._fetch()
+        other._fetch()
+        self._norms += other._norms
+        self._sizes += other._sizes
+
+    def compute(self) -> dict[str, NoiseSeries]:
+        """The series of each parameter and of `all`; raises `ValueError` where nothing was seen."""
+        self._fetch()
+        if not self._norms:
+            raise ValueError("no step was seen")
+        square_S2P = np.concatenate(self._norms) ** 2
+        finite_S = np.isfinite(square_S2P).all(axis=(1, 2))
+        square_S2P = square_S2P[finite_S]
+        sizes_S3 = np.array(self._sizes, dtype=np.float64)[finite_S]
+        n_S1, small_S1, big_S1 = sizes_S3.T[:, :, None]
+        tau_SP, square_SP = unbiased(
+            square_S2P[:, 0], square_S2P[:, 1], small_S1, big_S1, self._population
+        )
+        series = {
+            name: NoiseSeries(tau_SP[:, p], square_SP[:, p], n_S1[:, 0])
+            for p, name in enumerate(self._names)
+        }
+        return {ALL: NoiseSeries(tau_SP.sum(1), square_SP.sum(1), n_S1[:, 0])} | series
+
+    @property
+    def skipped(self) -> int:
+        """How many steps had a gradient that was not finite."""
+        self._fetch()
+        return sum(int((~np.isfinite(n).all(axis=(1, 2))).sum()) for n in self._norms)
+
+    def _fetch(self) -> None:
+        if self._pending:
+            self._norms.append(torch.stack(self._pending).double().cpu().numpy())
+            self._pending.clear()

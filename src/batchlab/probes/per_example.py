@@ -1,0 +1,225 @@
+"""Per-example gradient norms in the ordinary backward pass, by hooks on modules.
+
+Inputs and output gradients of every layer pass by anyway; `squares` has the norms from them. One
+pass, no copies, no gradient of an example but where that is the cheaper way. An example is a row of
+the first dimension of every layer's input: sequences are (batch, time, ...).
+
+What has no per-example gradient, or none that hooks can see, is refused by name: batch norm, whose
+examples share statistics; a parameter that several modules share; a module that one forward pass
+calls twice; types not in `layers.LAYERS`. Chunks (`probes/chunks.py`) work for all of these but the
+first, where they are of the coupled loss.
+
+Shapes: B examples, P parameters, M micro-batches.
+"""
+
+from functools import partial
+from math import sqrt
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
+
+from batchlab.probes.layers import LAYERS, Norms
+from batchlab.probes.parts import Parts
+from batchlab.spec import UserError
+
+Reduction = Literal["mean", "sum"]
+
+
+def unsupported(model: nn.Module) -> dict[str, str]:
+    """Why per-example norms can't be had, by module name; empty where they can.
+
+    What only a pass can show (a module called twice, inputs without a batch) comes from
+    `PerExampleNorms.take`.
+    """
+    told: dict[str, str] = {}
+    owner: dict[int, str] = {}
+    for name, module in model.named_modules():
+        own = {k: p for k, p in module._parameters.items() if p is not None and p.requires_grad}
+        if isinstance(module, _BatchNorm):
+            told[name] = "batch norm: its examples have no gradients of their own"
+        elif isinstance(module, nn.parallel.DistributedDataParallel):
+            told[name] = "data parallel: gradients of all ranks, inputs of one; use RankNorms"
+        elif own and (type(module) not in LAYERS or not own.keys() <= {"weight", "bias"}):
+            told[name] = f"parameters in a {type(module).__name__}"
+        elif isinstance(module, nn.Embedding) and (module.sparse or module.scale_grad_by_freq):
+            told[name] = "an embedding with sparse gradients or scale_grad_by_freq"
+        for p in own.values():
+            if owner.setdefault(id(p), name) != name:
+                told[name] = f"a parameter shared with {owner[id(p)]}"
+    return told
+
+
+class _Layer:
+    """One module: which parameters it has, and what its backward passes have shown."""
+
+    __slots__ = (
+        "all_wanted",
+        "module",
+        "name",
+        "of",
+        "parameters",
+        "passes",
+        "seen",
+        "sizes",
+        "wanted",
+    )
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        self.name, self.module, self.of = name, module, LAYERS[type(module)]
+        there = dict(module.named_parameters(recurse=False))
+        self.wanted = [p.requires_grad for p in there.values()]
+        self.all_wanted = all(self.wanted)
+        self.parameters = {k: p for k, p in there.items() if p.requires_grad}
+        self.passes: list[int] = []  # which backward pass each of `seen` is from
+        self.seen: list[Norms] = []
+        self.sizes: list[int] = []  # examples of each of `seen`
+
+    def clear(self) -> None:
+        """Forget the passes."""
+        self.passes.clear()
+        self.seen.clear()
+        self.sizes.clear()
+
+
+class PerExampleNorms:
+    """Hooks on a model; `take` after a step's last backward pass and before clipping or stepping.
+
+    ```
+    with PerExampleNorms(model) as norms:
+        statistics = NoiseStatistics(norms.names)
+        for x, y in batches:
+            loss(model(x), y).backward()
+            statistics.update(norms.take())
+            optimizer.step(), optimizer.zero_grad()
+    ```
+
+    Nothing is kept but the layers' inputs until they have gone backward, and (B) norms until they
+    are taken. Set `active` to False for steps that are not measured. Raises `UserError` with the
+    names of all modules that are not supported.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        problems = [f"{name or 'the model'} ({why})" for name, why in unsupported(model).items()]
+        if problems:
+            raise UserError(f"no per-example gradients: {', '.join(problems)}; use chunks instead")
+        self.active = True
+        self._layers = [
+            _Layer(name, module)
+            for name, module in model.named_modules()
+            if any(p.requires_grad for p in module._parameters.values() if p is not None)
+        ]
+        if not self._layers:
+            raise UserError("the model has no parameter that is trained")
+        self.names = tuple(
+            f"{layer.name}.{k}".lstrip(".") for layer in self._layers for k in layer.parameters
+        )
+        self._parameters = [p for layer in self._layers for p in layer.parameters.values()]
+        self._handles: list[RemovableHandle] = [
+            layer.module.register_forward_hook(partial(self._forward, layer))
+            for layer in self._layers
+        ]
+
+    def __enter__(self) -> "PerExampleNorms":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        """Take the hooks off the model."""
+        self.active = False  # of hooks in a graph that has not gone backward yet
+        for handle in self._handles:
+            handle.remove()
+        self.discard()
+
+    def discard(self) -> None:
+        """Forget what backward passes have shown since the last `take`."""
+        for layer in self._layers:
+            layer.clear()
+
+    def take(self, reduction: Reduction = "mean", loss_scale: float | Tensor = 1.0) -> Parts:
+        """The norms of a step: its examples' own from the hooks, the whole's from `.grad`.
+
+        One backward pass a micro-batch. `reduction` is that of each micro-batch's loss over its
+        examples, and `loss_scale` by what else it was multiplied before going backward: 1/M where
+        gradients accumulate to their mean, and the factor of a loss scaler (a tensor, so that the
+        device need not be waited for) where `.grad` still has it. The last micro-batch may be
+        short. Raises `UserError` where a layer can't be told, naming it, and forgets the step.
+        """
+        try:
+            with torch.no_grad():
+                return self._take(reduction, loss_scale)
+        finally:
+            self.discard()
+
+    def _take(self, reduction: Reduction, loss_scale: float | Tensor) -> Parts:
+        sizes = self._sizes()
+        examples = sum(sizes)
+        if examples < 2:
+            raise UserError("per-example norms need a batch of two examples or more, not of one")
+        # Example i of micro-batch m has weight 1 / (M B_m) in the whole, or 1/n of a sum.
+        own_MP = []
+        for m, size in enumerate(sizes):
+            norm_PB = torch.stack([v for layer in self._layers for v in layer.seen[m]])
+            of_mean = sqrt(size / len(sizes)) if reduction == "mean" else sqrt(1 / examples)
+            own_MP.append(torch.linalg.vector_norm(norm_PB, dim=1) * of_mean)
+        own_P = own_MP[0] if len(sizes) == 1 else torch.stack(own_MP).square().sum(0).sqrt()
+        whole_P = torch.stack(torch._foreach_norm(self._gradients()))
+        big = float(examples)
+        if len(sizes) > 1 and reduction == "mean":
+            big = len(sizes) ** 2 / sum(1 / b for b in sizes)
+        total = len(sizes) if reduction == "mean" else examples
+        norms_2P = torch.stack([own_P, whole_P if total == 1 else whole_P / total])
+        if not isinstance(loss_scale, float) or loss_scale != 1.0:
+            norms_2P = norms_2P / loss_scale
+        return Parts(norms_2P, examples, 1.0, big)
+
+    def _gradients(self) -> list[Tensor]:
+        told = [g for p in self._parameters if (g := p.grad) is not None]
+        if len(told) < len(self._parameters):
+            raise UserError("a gradient is missing: take before zero_grad")
+        return told
+
+    def _sizes(self) -> list[int]:
+        """Examples of each micro-batch, if all layers agree on them."""
+        first = self._layers[0].sizes
+        for layer in self._layers:
+            sizes = layer.sizes
+            if len(sizes) > 1 and len(set(layer.passes)) < len(sizes):
+                raise UserError(f"{layer.name} is called twice in one pass; use chunks instead")
+            if not sizes:
+                raise UserError(
+                    f"no gradient has passed {layer.name}: call it in every pass, on a batch"
+                )
+            if sizes != first:
+                raise UserError(
+                    f"{layer.name} saw batches of {sizes} examples, {self._layers[0].name} of "
+                    f"{first}: the first dimension must be the batch in both"
+                )
+        return first
+
+    def _forward(self, layer: _Layer, _: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> None:
+        if self.active and args and z.requires_grad:
+            # A view that is changed in place leaves the graph; the tensor it is a view of stays.
+            base = z._base if z._is_view() else None
+            kept = z if base is None or base.numel() != z.numel() else base
+            # The hook lives and dies with the graph, and holds no part of it.
+            kept.register_hook(partial(self._backward, layer, args[0].detach(), z.shape))
+
+    def _backward(self, layer: _Layer, a: Tensor, shape: torch.Size, d: Tensor) -> None:
+        if not self.active or len(shape) < 2:
+            return
+        d = d.reshape(shape)
+        if d.ndim == 2:
+            norms = layer.of(layer.module, a, d.detach())
+        else:  # matrix products are not to be rounded to half precision, whatever the pass runs in
+            with torch.autocast(d.device.type, enabled=False):
+                norms = layer.of(layer.module, a, d.detach())
+        if not layer.all_wanted:
+            norms = [n for n, wanted in zip(norms, layer.wanted, strict=True) if wanted]
+        layer.seen.append(norms)
+        layer.sizes.append(d.shape[0])
+        layer.passes.append(torch._C._current_graph_task_id())
