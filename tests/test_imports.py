@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "calibrate": {"plan", "engine", "workloads", "backends", "spec"},
     "jobs": {"plan", "engine", "store", "backends", "spec", "record"},
     "runner": {"jobs", "calibrate", "plan", "engine", "store", "backends", "spec"},
-    "analysis": {"record"},
+    "analysis": {"record", "spec"},
     "studies": {"spec", "record", "analysis"},
     "report": {"record"},
     "printing": set(),
