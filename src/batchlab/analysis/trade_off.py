@@ -77,6 +77,11 @@ class TradeOff:
     unreached: dict[float, int]
     region: "Region"
 
+    @property
+    def decided(self) -> bool:
+        """Draws are as likely as the data make them, wherever the interval ends."""
+        return self.region.freedom > 0
+
     def steps(self, size: float) -> Interval:
         """Steps at a batch size, on the hyperbola."""
         return self.region.interval(lambda b, s: s + np.logaddexp(0.0, b - np.log(size)))
