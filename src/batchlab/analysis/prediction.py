@@ -12,12 +12,12 @@ Intervals go through by Monte Carlo. The answer is a range: sizes within a toler
 Where inputs are so uncertain that no size is surely near the best, there is no answer, but the
 reason; where the noise scale is undecided and the answer does not depend on it, there is one.
 
-Shapes: B batch sizes, K draws.
+Shapes: V cases, B batch sizes, K draws.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import inf, log
+from math import inf
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -32,6 +32,7 @@ from batchlab.spec import UserError
 TOLERANCE = 0.05  # sizes this near to the best are as good
 REGRET = 0.10  # an answer that may cost more than this over the best is none
 DRAWS = 4000
+CASES = 51  # of an undecided noise scale
 _SEED = 0
 _SURELY = float(stats.norm.ppf(0.5 + LEVEL / 2))
 _BEYOND = 1e3  # a noise scale this far from all sizes is as good as 0 or infinite
@@ -40,18 +41,14 @@ _BEYOND = 1e3  # a noise scale this far from all sizes is as good as 0 or infini
 class Steps(Protocol):
     """Steps to a target by batch size: `Anchored`, or a `trade_off.TradeOff`.
 
-    `decided` says whether draws come as often as they are likely, or only span what is possible.
+    There are V cases, one where the data decide. None of the cases is likelier than another.
     """
 
-    @property
-    def decided(self) -> bool:
-        """Whether `centre` means anything."""
-
-    def centre(self, sizes: ArrayLike) -> Floats:
-        """Steps (B)."""
+    def centres(self, sizes: ArrayLike) -> Floats:
+        """The expected steps (V, B) in each case."""
 
     def draw(self, sizes: ArrayLike, draws: int, generator: np.random.Generator) -> Floats:
-        """Steps (K, B)."""
+        """Steps (K, B); V equal parts of the K draws, in a row, are of the V cases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,39 +80,39 @@ class Anchored:
         n = self.noise
         return 0 < n.low <= n.effect <= n.high < inf
 
-    def centre(self, sizes: ArrayLike) -> Floats:
-        """Steps (B) at the estimate; of an undecided scale, in the middle of the range drawn."""
+    def centres(self, sizes: ArrayLike) -> Floats:
+        """Steps (V, B), a case for each noise scale: the estimate, or all of the interval."""
         x_B = np.asarray(sizes, dtype=float)
-        low, high = self._range(x_B)
-        noise = self.noise.effect if self.decided else float(np.exp((low + high) / 2))
-        return self.steps.effect * self._ratio(x_B, np.array([noise]))[0]
+        steps_VB: Floats = self.steps.effect * self._ratio(x_B, self._cases(x_B))
+        return steps_VB
 
     def draw(self, sizes: ArrayLike, draws: int, generator: np.random.Generator) -> Floats:
-        """Steps (K, B). Of a decided scale two half normals in its logarithm.
+        """Steps (K, B). Of a decided noise scale two half normals in its logarithm.
 
-        Of an undecided one all of its interval, evenly in its logarithm, ends included: to find
-        what holds throughout.
+        Of an undecided one the V cases, each in K / V draws.
         """
         x_B = np.asarray(sizes, dtype=float)
         if self.decided:
             noise_K = _normal(self.noise, generator.standard_normal(draws))
         else:
-            noise_K = np.exp(np.linspace(*self._range(x_B), draws))
+            parts = np.array_split(np.zeros(draws), CASES)
+            noise_K = np.repeat(self._cases(x_B), [len(part) for part in parts])
         steps_K = _normal(self.steps, generator.standard_normal(draws))
         return steps_K[:, None] * self._ratio(x_B, noise_K)
+
+    def _cases(self, size_B: Floats) -> Floats:
+        """Noise scales (V), evenly in their logarithm where undecided, ends included."""
+        if self.decided:
+            return np.array([self.noise.effect])
+        least = min(float(size_B.min()), self.batch_size) / _BEYOND
+        most = max(float(size_B.max()), self.batch_size) * _BEYOND
+        low, high = (min(max(end, least), most) for end in (self.noise.low, self.noise.high))
+        return np.geomspace(low, high, CASES)
 
     def _ratio(self, size_B: Floats, noise_K: Floats) -> Floats:
         noise_K1 = noise_K[:, None]
         ratio_KB: Floats = (1 + noise_K1 / size_B) / (1 + noise_K1 / self.batch_size)
         return ratio_KB
-
-    def _range(self, size_B: Floats) -> tuple[float, float]:
-        """Ends of the log noise scale."""
-        least = min(float(size_B.min()), self.batch_size) / _BEYOND
-        most = max(float(size_B.max()), self.batch_size) * _BEYOND
-        low = self.noise.low if self.noise.low > least else least
-        high = self.noise.high if self.noise.high < most else most
-        return log(min(low, most)), log(max(high, least))
 
 
 class Row(NamedTuple):
@@ -173,76 +170,66 @@ def predict(
 ) -> Prediction:
     """Costs at `sizes` (those timed, if not given) and which to take.
 
-    `rule` gives the learning rate at a size (`learning_rate.sgd`, say). Of decided steps a choice
-    is every size whose predicted cost is within `tolerance` of the least, if one of them costs no
-    more than `regret` over the least in 97.5% of draws. Of undecided steps, every size within
-    `tolerance` of the least in all draws. Raises `UserError` for a size outside of those timed.
+    `rule` gives the learning rate at a size (`learning_rate.sgd`, say). A choice is every size
+    whose expected cost is, in each case of `steps`, within `tolerance` of the least; there is none
+    unless one of them costs, in 97.5% of the draws of each case, at most `regret` over the draw's
+    least. Raises `UserError` for a size outside of those timed.
     """
     size_B = throughput.size_J if sizes is None else np.array(sorted({float(b) for b in sizes}))
     if not len(size_B):
         raise UserError("sizes: at least one batch size is needed")
     generator = np.random.default_rng(_SEED)
     second_B, second_KB = throughput.centre(size_B), throughput.draw(size_B, DRAWS, generator)
-    step_B, step_KB = steps.centre(size_B), steps.draw(size_B, DRAWS, generator)
-    time_B, time_KB = step_B * second_B, step_KB * second_KB
-    sample_B, sample_KB = step_B * size_B, step_KB * size_B
+    step_VB, step_KB = steps.centres(size_B), steps.draw(size_B, DRAWS, generator)
+    time_VB, time_KB = step_VB * second_B, step_KB * second_KB
+    sample_VB, sample_KB = step_VB * size_B, step_KB * size_B
     timed = [throughput.at(size) for size in size_B.tolist()]
     n_B = [reading.seconds.n for reading in timed]
     columns = zip(
         size_B.tolist(),
-        _intervals(step_B, step_KB, n_B),
-        _intervals(sample_B, sample_KB, n_B),
-        _intervals(time_B, time_KB, n_B),
-        _intervals(time_B / time_B.min(), _over(time_KB), n_B),
-        _intervals(sample_B / sample_B.min(), _over(sample_KB), n_B),
+        _intervals(step_VB, step_KB, n_B),
+        _intervals(sample_VB, sample_KB, n_B),
+        _intervals(time_VB, time_KB, n_B),
+        _intervals(_over(time_VB), _over(time_KB), n_B),
+        _intervals(_over(sample_VB), _over(sample_KB), n_B),
         (reading.measured for reading in timed),
         (rule(size) if rule else None for size in size_B.tolist()),
         strict=True,
     )
-    time, why = _choose(size_B, time_B, time_KB, steps.decided, tolerance, regret)
-    samples, why_samples = _choose(size_B, sample_B, sample_KB, steps.decided, tolerance, regret)
+    time, why = _choose(size_B, time_VB, time_KB, tolerance, regret)
+    samples, why_samples = _choose(size_B, sample_VB, sample_KB, tolerance, regret)
     return Prediction(tuple(Row(*column) for column in columns), time, why, samples, why_samples)
 
 
 def _choose(
-    size_B: Floats,
-    cost_B: Floats,
-    cost_KB: Floats,
-    decided: bool,
-    tolerance: float,
-    regret: float,
+    size_B: Floats, cost_VB: Floats, cost_KB: Floats, tolerance: float, regret: float
 ) -> tuple[Choice | None, str]:
-    over_KB = _over(cost_KB)
-    low_B, high_B = _ends(over_KB)
-    if decided:
-        over_B = cost_B / cost_B.min()
-        good_B, allowed = over_B <= 1 + tolerance, regret
-        sure_B = good_B & (high_B <= 1 + regret)
-    else:
-        low_B, high_B = over_KB.min(axis=0), over_KB.max(axis=0)
-        over_B, allowed = high_B, tolerance
-        good_B = sure_B = high_B <= 1 + tolerance
-    if not sure_B.any():
+    over_KB, cases = _over(cost_KB), len(cost_VB)
+    ends = np.stack([_ends(case_KB) for case_KB in np.array_split(over_KB, cases)])
+    low_B, high_B = ends[:, 0].min(axis=0), ends[:, 1].max(axis=0)
+    over_B = _over(cost_VB).max(axis=0)
+    good_B = over_B <= 1 + tolerance
+    if not np.any(good_B & (high_B <= 1 + regret)):
         best_K = np.sort(size_B[over_KB.argmin(axis=1)])
-        first, last = (best_K[int(p * (len(best_K) - 1))] for p in (0.025, 0.975))
+        first, last = (best_K[round(p * (len(best_K) - 1))] for p in (0.025, 0.975))
         near = int(high_B.argmin())
         return None, (
-            f"the best size may be any from {first:g} to {last:g}, and none of those tried is sure"
-            f" to be within {allowed:.0%} of it: the nearest, {size_B[near]:g}, may cost"
-            f" {high_B[near] - 1:.0%} more"
+            f"the best size may be any from {first:g} to {last:g}, and no size tried is sure to be"
+            f" near it: {size_B[near]:g} may cost {high_B[near] - 1:.0%} more"
         )
     k = int(np.where(good_B, over_B, inf).argmin())
     good, possible = size_B[good_B].tolist(), size_B[low_B <= 1 + tolerance].tolist()
-    whole = "for every noise scale in the interval" if not decided else "as predicted"
+    whole = "as predicted" if cases == 1 else "whatever the noise scale in its interval"
     reason = (
-        f"{len(good)} of {len(size_B)} sizes are within {tolerance:.0%} of the best {whole};"
-        f" {size_B[k]:g} may cost {max(high_B[k] - 1, 0.0):.0%} more than the best"
+        f"{len(good)} of {len(size_B)} sizes are within {tolerance:.0%} of the best, {whole};"
+        f" {size_B[k]:g} may cost {max(high_B[k] - 1, 0.0):.0%} more than it"
     )
     over = Interval(float(over_B[k]), float(low_B[k]), float(high_B[k]), len(cost_KB))
     return Choice(good[0], float(size_B[k]), good[-1], tuple(good), tuple(possible), over), reason
 
 
 def _over(cost_KB: Floats) -> Floats:
+    """Each cost over the least of its row."""
     return np.asarray(cost_KB / cost_KB.min(axis=1, keepdims=True))
 
 
@@ -250,8 +237,9 @@ def _ends(value_KB: Floats) -> Floats:
     return np.asarray(np.quantile(value_KB, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0))
 
 
-def _intervals(centre_B: Floats, value_KB: Floats, n_B: list[int]) -> list[Interval]:
+def _intervals(centre_VB: Floats, value_KB: Floats, n_B: list[int]) -> list[Interval]:
     low_B, high_B = _ends(value_KB)
+    centre_B = centre_VB[len(centre_VB) // 2]  # of the middle case
     columns = (centre_B.tolist(), low_B.tolist(), high_B.tolist(), n_B)
     return [Interval(e, min(lo, e), max(hi, e), n) for e, lo, hi, n in zip(*columns, strict=True)]
 

@@ -112,7 +112,8 @@ class Throughput:
         )
         self.centre(sizes)  # refuses sizes outside
         x_J, x_B = np.log(self.size_J), np.log(sizes)
-        return np.exp(np.stack([np.interp(x_B, x_J, moved_J) for moved_J in moved_KJ]))
+        drawn_KB: Floats = np.exp(np.stack([np.interp(x_B, x_J, moved_J) for moved_J in moved_KJ]))
+        return drawn_KB
 
     def knee(self, gain: float = 0.1) -> Interval:
         """The size from which a doubling gains less than `gain` more samples a second.

@@ -77,11 +77,6 @@ class TradeOff:
     unreached: dict[float, int]
     region: "Region"
 
-    @property
-    def decided(self) -> bool:
-        """Draws are as likely as the data make them, wherever the interval ends."""
-        return self.region.freedom > 0
-
     def steps(self, size: float) -> Interval:
         """Steps at a batch size, on the hyperbola."""
         return self.region.interval(lambda b, s: s + np.logaddexp(0.0, b - np.log(size)))
@@ -90,9 +85,9 @@ class TradeOff:
         """Samples at a batch size, on the hyperbola."""
         return self.steps(size).map(lambda steps: steps * size)
 
-    def centre(self, sizes: ArrayLike) -> Floats:
-        """The fitted steps (B)."""
-        return np.array([self.steps(size).effect for size in np.asarray(sizes, float).tolist()])
+    def centres(self, sizes: ArrayLike) -> Floats:
+        """The fitted steps at B sizes, as one case (1, B)."""
+        return np.array([[self.steps(b).effect for b in np.asarray(sizes, float).tolist()]])
 
     def draw(self, sizes: ArrayLike, draws: int, generator: np.random.Generator) -> Floats:
         """Steps (K, B) on hyperbolas that the data allow, as often as they make them likely.
