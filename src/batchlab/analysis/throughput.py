@@ -91,7 +91,7 @@ class Throughput:
         x_J, y_J, half_J = x_J[near_J], self.log_seconds_J[near_J], half_J[near_J]
         part = np.interp(x, x_J, np.arange(len(x_J)))
         weight_J = np.array([1.0]) if measured else np.array([1 - part, part])
-        ends = (float(weight_J @ (y_J + sign * half_J)) for sign in (0, -1, 1))
+        ends = (float(weight_J @ end_J) for end_J in (y_J, y_J - half_J, y_J + half_J))
         effect, low, high = (exp(end) if end < 700 else inf for end in ends)
         return Reading(Interval(effect, low, high, int(self.count_J[near_J].min())), measured)
 
@@ -121,7 +121,7 @@ class Throughput:
         On the fitted curve. The interval is of a bootstrap over the measurements at each size, of
         the chosen form. Where even the largest doubling tried gains as much, the knee is past
         half the largest size: effect and high are inf, low is that size; where already the first
-        does not, low is 0. Raises `UserError` for a gain not between 0 and 1, where there is no
+        does not, effect and low are 0. Raises `UserError` for a gain not between 0 and 1, where there is no
         curve, and where the curve is further from a size's time than the gain asked for.
         """
         if self.curve is None:
@@ -148,7 +148,7 @@ class Throughput:
         return Interval(
             0.0 if effect < first else effect,
             0.0 if low < first else low,
-            inf if high > last else high,
+            inf if high > last else max(high, first),
             n,
         )
 
