@@ -36,15 +36,15 @@ ANCHORS = (16.0, 256.0, 1024.0, 4096.0)
 GRID_ERROR = 0.005  # of steps, from 160 rates
 FACTOR = 5.0  # how far B_simple may be from B_crit
 
-# Seconds a step: launch-bound below some size, or growing from the first sample on.
+# Seconds a step: affine a + b B, rooflines, and two that have no knee.
 MACHINES: dict[str, Callable[[float], float]] = {
-    "affine, a/b = 8": lambda b: 1e-3 + 1.25e-4 * b,
-    "affine, a/b = 64": lambda b: 1e-3 + 1.6e-5 * b,
-    "affine, a/b = 512": lambda b: 1e-3 + 2e-6 * b,
-    "affine, a/b = 4096": lambda b: 1e-3 + 2.5e-7 * b,
-    "roofline, knee 256": lambda b: max(1e-3, b / 256e3),
-    "roofline, knee 2048": lambda b: max(1e-3, b / 2048e3),
-    "as the root of B": lambda b: 1e-3 * b**0.5,
+    "a/b = 8": lambda b: 1e-3 + 1.25e-4 * b,
+    "a/b = 64": lambda b: 1e-3 + 1.6e-5 * b,
+    "a/b = 512": lambda b: 1e-3 + 2e-6 * b,
+    "a/b = 4096": lambda b: 1e-3 + 2.5e-7 * b,
+    "knee 256": lambda b: max(1e-3, b / 256e3),
+    "knee 2048": lambda b: max(1e-3, b / 2048e3),
+    "root of B": lambda b: 1e-3 * b**0.5,
     "constant": lambda _: 1e-3,
 }
 
@@ -124,23 +124,18 @@ def predictions(exact: dict[float, int], scales: dict[float, NoiseScale]) -> Non
         sources[f"B_simple at {size:.0f}"] = anchored(scale.simple, size, exact[size])
         wide = replace(anchored(scale.simple, size, exact[size]), factor=FACTOR)
         sources[f"B_simple x/ {FACTOR:g} at {size:.0f}"] = wide
-    print(f"{'machine':20} {'exact best':>10}  source: best [range] cost over the exact best's")
-    right, given = dict.fromkeys(sources, 0), dict.fromkeys(sources, 0)
-    over = dict.fromkeys(sources, 0.0)
-    for name, seconds in MACHINES.items():
-        cost = {b: exact[b] * seconds(b) for b in SIZES}
-        best = min(cost, key=lambda b: cost[b])
-        print(f"{name:20} {best:10.0f}")
-        for source, steps in sources.items():
-            told = predict(steps, machine(seconds))
-            right[source] += holds(told, best)
-            if told.time is not None:
-                given[source] += 1
-                over[source] = max(over[source], cost[told.time.best] / cost[best] - 1)
-            print(f"{'':8} {source:21} {said(told, cost)}")
-    print(f"\nof {len(MACHINES)} machines: answers, exact best in the range, worst cost")
-    for source, count in right.items():
-        print(f"  {source:22} {given[source]} {count} {over[source]:+6.1%}")
+    print("best size predicted, and its cost over the exact best's; * exact best not in range")
+    print(f"{'':22}" + "".join(f"{name:>16}" for name in MACHINES) + "  right/told")
+    costs = [{b: exact[b] * seconds(b) for b in SIZES} for seconds in MACHINES.values()]
+    bests = [min(cost, key=lambda b: cost[b]) for cost in costs]
+    print(f"{'exact':22}" + "".join(f"{best:16.0f}" for best in bests))
+    timings = [machine(seconds) for seconds in MACHINES.values()]
+    for source, steps in sources.items():
+        told = [predict(steps, timing) for timing in timings]
+        cells = "".join(f"{said(one, cost):>16}" for one, cost in zip(told, costs, strict=True))
+        right = sum(holds(one, best) for one, best in zip(told, bests, strict=True))
+        given = sum(one.time is not None for one in told)
+        print(f"{source:22}{cells}  {right}/{given}")
 
 
 def holds(told: Prediction, best: float) -> bool:
@@ -149,10 +144,10 @@ def holds(told: Prediction, best: float) -> bool:
 
 def said(told: Prediction, cost: dict[float, float]) -> str:
     if told.time is None:
-        return f"can't tell: {told.time_reason}"
-    t, least = told.time, min(cost.values())
-    mark = "" if holds(told, min(cost, key=lambda b: cost[b])) else "  not in range"
-    return f"{t.best:6.0f} [{t.low:.0f}, {t.high:.0f}] {cost[t.best] / least - 1:+6.1%}{mark}"
+        return "can't tell"
+    best = min(cost, key=lambda b: cost[b])
+    mark = " " if holds(told, best) else "*"
+    return f"{told.time.best:.0f} {cost[told.time.best] / cost[best] - 1:+.1%}{mark}"
 
 
 def noisy(exact: dict[float, int], scales: dict[float, NoiseScale], runs: int) -> None:
@@ -164,7 +159,7 @@ def noisy(exact: dict[float, int], scales: dict[float, NoiseScale], runs: int) -
         held = likely = none = count = 0
         over = []
         for k in range(runs):
-            size = ANCHORS[k % len(ANCHORS)]
+            size = ANCHORS[k // len(MACHINES) % len(ANCHORS)]
             seconds = list(MACHINES.values())[k % len(MACHINES)]
             cost = {b: exact[b] * seconds(b) for b in SIZES}
             best = min(cost, key=lambda b: cost[b])
@@ -188,7 +183,7 @@ def noisy(exact: dict[float, int], scales: dict[float, NoiseScale], runs: int) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--noisy", type=int, default=80, help="runs with a noise scale that is off")
+    parser.add_argument("--noisy", type=int, default=96, help="runs with a noise scale that is off")
     arguments = parser.parse_args()
     model = NoisyQuadratic()
     steps_table(model)

@@ -120,9 +120,9 @@ class Throughput:
 
         On the fitted curve. The interval is of a bootstrap over the measurements at each size, of
         the chosen form. Where even the largest doubling tried gains as much, the knee is past
-        half the largest size: effect and high are inf, low is that size; where already the first
-        does not, effect and low are 0. Raises `UserError` for a gain not between 0 and 1, where there is no
-        curve, and where the curve is further from a size's time than the gain asked for.
+        half the largest size: effect and high are inf, low is that size. Where already the first
+        does not, effect and low are 0. Raises `UserError` for a gain not between 0 and 1, where
+        there is no curve, and where the curve misses a size's time by more than the gain asked for.
         """
         if self.curve is None:
             raise UserError(f"a knee needs {_ENOUGH} sizes, not {len(self.size_J)}")
