@@ -15,17 +15,16 @@ B_noise off at random, with the interval that says so.
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import exp, inf
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 
 from batchlab.analysis.intervals import Interval
 from batchlab.analysis.noisy_quadratic import NoiseScale, NoisyQuadratic, Optimum
 from batchlab.analysis.prediction import Anchored, Prediction, Steps, predict
-from batchlab.analysis.steps import Floats, Monotone, monotone
+from batchlab.analysis.steps import monotone
 from batchlab.analysis.throughput import Throughput, measured
 from batchlab.analysis.trade_off import fit
 
@@ -47,19 +46,6 @@ MACHINES: dict[str, Callable[[float], float]] = {
     "root of B": lambda b: 1e-3 * b**0.5,
     "constant": lambda _: 1e-3,
 }
-
-
-@dataclass(frozen=True)
-class Read:
-    """A monotone reading as a source of steps."""
-
-    curve: Monotone
-
-    def centres(self, sizes: ArrayLike) -> Floats:
-        return np.array([[self.curve.at(b).steps.effect for b in np.asarray(sizes).tolist()]])
-
-    def draw(self, sizes: ArrayLike, draws: int, _: np.random.Generator) -> Floats:
-        return np.repeat(self.centres(sizes), draws, axis=0)
 
 
 def frame(steps: dict[float, int]) -> pd.DataFrame:
@@ -117,7 +103,7 @@ def steps_table(model: NoisyQuadratic) -> None:
 def predictions(exact: dict[float, int], scales: dict[float, NoiseScale]) -> None:
     sources: dict[str, Steps] = {
         "sweep": fit(frame(exact), error=GRID_ERROR),
-        "monotone": Read(monotone(frame({b: exact[b] for b in SIZES[::2]}))),
+        "monotone": monotone(frame({b: exact[b] for b in SIZES[::2]})),
     }
     for size, scale in scales.items():
         sources[f"B_noise at {size:.0f}"] = anchored(scale.noise, size, exact[size])

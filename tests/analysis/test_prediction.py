@@ -12,6 +12,7 @@ from batchlab.analysis.intervals import Interval
 from batchlab.analysis.learning_rate import sgd
 from batchlab.analysis.noisy_quadratic import NoisyQuadratic
 from batchlab.analysis.prediction import Anchored, Prediction, predict
+from batchlab.analysis.steps import monotone
 from batchlab.analysis.throughput import Throughput, measured
 from batchlab.analysis.trade_off import fit
 from batchlab.spec import UserError
@@ -20,6 +21,10 @@ SIZES = tuple(2.0**k for k in range(2, 15))
 STEPS = Interval(10_000, 9_500, 10_500, 5)
 SURE = Interval(800, 700, 900, 9)
 OPEN = Interval(nan, 0, inf, 3)
+
+
+MODEL = NoisyQuadratic()
+EXACT = {size: MODEL.best(0.01, size) for size in SIZES}
 
 
 def affine(floor: float, slope: float) -> Callable[[float], float]:
@@ -106,8 +111,17 @@ def test_a_fitted_sweep_is_a_source_of_steps() -> None:
     assert told.time.sizes == other.time.sizes
 
 
-MODEL = NoisyQuadratic()
-EXACT = {size: MODEL.best(0.01, size) for size in SIZES}
+def test_a_monotone_reading_is_a_source_where_the_hyperbola_misfits() -> None:
+    """On the quadratic model, whose knee is sharper, from every other size."""
+    rows = [(b, seed, EXACT[b].steps, "reached") for b in SIZES[::2] for seed in range(2)]
+    frame = pd.DataFrame(rows, columns=["batch_size", "seed", "steps", "outcome"])
+    seconds = affine(1e-3, 2.5e-7)
+    cost = {b: o.steps * seconds(b) for b, o in EXACT.items()}
+    told = predict(monotone(frame), machine(seconds)).time
+    assert told is not None
+    assert told.best == min(cost, key=lambda b: cost[b])
+    with pytest.raises(UserError, match="no steps measured at 4"):
+        predict(monotone(frame[frame["batch_size"] > 4]), machine(seconds))
 
 
 def on_the_model(

@@ -67,6 +67,17 @@ def test_the_interval_is_student_s_over_the_pooled_spread() -> None:
     assert told.n == 4
 
 
+def test_draws_are_spread_as_the_interval() -> None:
+    told = monotone(sweep(np.random.default_rng(2), seeds=20))
+    drawn = told.draw([16.0, 64.0], 20_000, np.random.default_rng(0))
+    for column, size in enumerate((16, 64)):
+        ends = np.quantile(drawn[:, column], [0.025, 0.975])
+        steps = told.at(size).steps
+        assert ends == pytest.approx([steps.low, steps.high], rel=0.01)
+    with pytest.raises(UserError, match="sizes from 16 to 1024"):
+        told.draw([8.0], 1, np.random.default_rng(0))
+
+
 def test_sizes_with_unreached_trials_are_left_out_and_told() -> None:
     frame = EXACT.copy()
     frame.loc[frame["batch_size"] == 16, "outcome"] = ["unreached"] + ["reached"] * 4

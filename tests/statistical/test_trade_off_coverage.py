@@ -10,7 +10,7 @@ from tests.analysis.sweeps import CRITICAL, LEAST, sweep
 RUNS = 100
 
 
-def covered(narrower: float = 1.0, runs: int = RUNS, **how: float) -> list[float]:
+def covered(how: dict[str, float], narrower: float = 1.0, runs: int = RUNS) -> list[float]:
     """The part of simulated sweeps whose intervals cover B_crit, S_min, E_min, steps at 32."""
     generator = np.random.default_rng(0)
     truths = CRITICAL, LEAST, CRITICAL * LEAST, LEAST * (1 + CRITICAL / 32)
@@ -36,12 +36,15 @@ def holds(interval: Interval, truth: float, narrower: float) -> bool:
     ids=["one trial a size", "three", "much noise", "seeds' own luck"],
 )
 def test_at_least_95_percent(how: dict[str, float]) -> None:
-    assert min(covered(**how)) > 0.95 - 3 * (0.95 * 0.05 / RUNS) ** 0.5
+    assert min(covered(how)) > 0.95 - 3 * (0.95 * 0.05 / RUNS) ** 0.5
 
 
 def test_censored_sizes() -> None:
-    assert min(covered(runs=40, error=0.3, budget=13_500)) > 0.95 - 3 * (0.95 * 0.05 / 40) ** 0.5
+    assert (
+        min(covered({"error": 0.3, "budget": 13_500}, runs=40))
+        > 0.95 - 3 * (0.95 * 0.05 / 40) ** 0.5
+    )
 
 
 def test_negative_control_intervals_of_half_the_width() -> None:
-    assert max(covered(narrower=0.5, seeds=1)) < 0.9
+    assert max(covered({"seeds": 1}, narrower=0.5)) < 0.9

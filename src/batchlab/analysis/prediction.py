@@ -6,7 +6,7 @@ Seconds are steps times seconds a step. Seconds a step are measured; steps are e
     S(B) / S(B0) = (1 + N/B) / (1 + N/B0)        (McCandlish et al., 2018)
 
 which takes it that the rate at B0 is about the best there, that it is moved with B, and that steps
-follow a hyperbola. `steps.py` reads a sweep that does not.
+follow a hyperbola. Where a sweep does not (`trade_off.fit` says so), `steps.monotone` reads it.
 
 Intervals go through by Monte Carlo. The answer is a range: sizes within a tolerance of the best.
 Where inputs are so uncertain that no size is surely near the best, there is no answer, but the
@@ -39,7 +39,7 @@ _BEYOND = 1e3  # a noise scale this far from all sizes is as good as 0 or infini
 
 
 class Steps(Protocol):
-    """Steps to a target by batch size: `Anchored`, or a `trade_off.TradeOff`.
+    """Steps to a target by batch size: `Anchored`, `trade_off.TradeOff` or `steps.Monotone`.
 
     There are V cases, one where the data decide. None of the cases is likelier than another.
     """
@@ -56,9 +56,10 @@ class Anchored:
     """Steps at other sizes from those at `batch_size`, by a noise scale in samples.
 
     `factor` is how far, either way, the noise scale may be from B_crit for reasons of its own, and
-    widens its interval: that of an estimate covers its sampling error alone. In McCandlish et al.
-    (2018, table 1) B_simple is from 0.5 to 8 times B_crit on classifiers; on the noisy quadratic
-    model 4 times, B_noise 0.5 to 1 times (benchmarks/noisy_quadratic.py).
+    widens its interval: that of an estimate covers its sampling error alone. McCandlish et al.
+    (2018) find B_simple and B_crit alike in order of magnitude, not nearer, and not always. On the
+    noisy quadratic model B_simple is 3 to 4 times the fitted B_crit, B_noise 0.5 to 0.9 times, and
+    predictions from B_simple are wrong without a factor (benchmarks/noisy_quadratic.py).
 
     Where the target's steps are not known, steps of 1 give ratios to the present run's.
     Raises `UserError` where a size or the steps are not positive, the noise scale's interval has

@@ -7,7 +7,7 @@ A trial is one run at one batch size, until its target or its budget's end:
     steps        to the target where it was reached; tried, where not
     outcome      reached, unreached (its steps are censored: more than those tried) or diverged
 
-Shapes: N trials, J sizes.
+Shapes: N trials, J sizes, K draws, B sizes asked for.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import brentq, isotonic_regression
@@ -85,10 +85,11 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Monotone:
-    """Steps that never rise with the batch size, straight in no scale: read between sizes tried.
+    """Steps that never rise with the batch size, of no formula: read between the sizes tried.
 
     `low_J` and `high_J` are the ends of the 95% interval of the mean log steps, of one error
-    pooled over sizes; infinite without a second trial. `left_out`: sizes with unreached trials.
+    pooled over sizes; infinite without a second trial. `error` is the standard deviation of a
+    trial's log steps, nan without a second. `left_out`: sizes with unreached trials.
     """
 
     size_J: Floats
@@ -96,6 +97,7 @@ class Monotone:
     low_J: Floats
     high_J: Floats
     count_J: Floats
+    error: float
     left_out: tuple[float, ...]
 
     def at(self, size: float) -> Reading:
@@ -113,6 +115,23 @@ class Monotone:
         if measured:
             n = int(self.count_J[self.size_J == size][0])
         return Reading(Interval(effect, low, high, n), measured)
+
+    def centres(self, sizes: ArrayLike) -> Floats:
+        """Steps at B sizes, as one case (1, B). Raises as `at` does."""
+        return np.array([[self.at(b).steps.effect for b in np.asarray(sizes, float).tolist()]])
+
+    def draw(self, sizes: ArrayLike, draws: int, generator: np.random.Generator) -> Floats:
+        """Steps (K, B): the sizes' means move by their error; not at all where that is not known.
+
+        Raises as `at` does.
+        """
+        self.centres(sizes)
+        scale_J = np.nan_to_num(self.error) / np.sqrt(self.count_J)
+        moved_KJ = self.log_steps_J + scale_J * generator.standard_normal((draws, len(scale_J)))
+        falling_KJ = np.minimum.accumulate(moved_KJ, axis=1)
+        curves = PchipInterpolator(np.log(self.size_J), falling_KJ, axis=1)
+        steps_KB: Floats = np.exp(curves(np.log(np.asarray(sizes, dtype=float))))
+        return steps_KB
 
     def critical(self, overhead: float = 0.2) -> float:
         """The size whose samples to the target are 1 + `overhead` times the smallest size's.
@@ -198,5 +217,6 @@ def monotone(frame: pd.DataFrame) -> Monotone:
         np.minimum.accumulate(middle_J - half_J),
         np.minimum.accumulate(middle_J + half_J),
         g.count_J,
+        g.error,
         tuple(left_out.tolist()),
     )

@@ -171,31 +171,27 @@ def fit(frame: pd.DataFrame, error: float | None = None) -> TradeOff:
         sigma *= (n / freedom) ** 0.5
     found = confidence(trials, best, sigma, freedom)
     region = Region(best, least, found, freedom, _left_out(trials), n)
-    low, high = bounds(trials)
-    at_low, at_high = best <= low + EXACT, best >= high - EXACT
+    first, last = bounds(trials)
+    none, every = best <= first + EXACT, best >= last - EXACT  # B_crit is 0, or infinite
 
     def interval(
-        of: Callable[[Floats, Floats], Floats], low: bool, high: bool, limit: float | None
+        of: Callable[[Floats, Floats], Floats], zero: bool, infinite: bool, limit: float | None
     ) -> Interval:
+        """`zero` and `infinite`: the ends are; `limit`: the effect, where it is one."""
         i = region.interval(of)
         effect = i.effect if limit is None else limit
-        return Interval(effect, 0.0 if low else i.low, inf if high else i.high, n)
+        return Interval(effect, 0.0 if zero else i.low, inf if infinite else i.high, n)
 
-    lost, counts = np.unique(trials.size_N[~trials.reached_N], return_counts=True)
-    none = freedom < 1
+    unreached, counts = np.unique(trials.size_N[~trials.reached_N], return_counts=True)
+    low, high, free = found.open_low, found.open_high, freedom < 1
     return TradeOff(
-        interval(
-            lambda b, _: b,
-            found.open_low,
-            found.open_high,
-            0.0 if at_low else inf if at_high else None,
-        ),
-        interval(lambda _, s: s, found.open_high, none, 0.0 if at_high else None),
-        interval(lambda b, s: b + s, found.open_low, none, 0.0 if at_low else None),
+        interval(lambda b, _: b, low, high, 0.0 if none else inf if every else None),
+        interval(lambda _, s: s, high, free, 0.0 if every else None),
+        interval(lambda b, s: b + s, low, free, 0.0 if none else None),
         misfit,
         sigma,
         trials.diverged,
-        dict(zip(lost.tolist(), counts.tolist(), strict=True)),
+        dict(zip(unreached.tolist(), counts.tolist(), strict=True)),
         region,
     )
 
