@@ -58,8 +58,8 @@ class Anchored:
     `factor` is how far, either way, the noise scale may be from B_crit for reasons of its own, and
     widens its interval: that of an estimate covers its sampling error alone. McCandlish et al.
     (2018) find B_simple and B_crit alike in order of magnitude, not nearer, and not always. On the
-    noisy quadratic model B_simple is 2.6 to 4 times the fitted B_crit, B_noise 0.5 to 0.9 times, and
-    predictions from B_simple are wrong without a factor (benchmarks/noisy_quadratic.py).
+    noisy quadratic model B_simple is 2.6 to 4 times the fitted B_crit, B_noise 0.5 to 0.9 times,
+    and answers from B_simple are often wrong without a factor (benchmarks/noisy_quadratic.py).
 
     Where the target's steps are not known, steps of 1 give ratios to the present run's.
     Raises `UserError` where a size or the steps are not positive, the noise scale's interval has
