@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "calibrate": {"plan", "lockstep", "engine", "workloads", "backends", "spec"},
     "jobs": {"plan", "engine", "store", "backends", "spec", "record", "workloads"},
     "runner": {"jobs", "calibrate", "plan", "lockstep", "engine", "store", "backends", "spec"},
-    "analysis": {"record"},
+    "analysis": {"record", "spec"},
     "studies": {"spec", "record", "analysis"},
     "report": {"record"},
     "printing": set(),
