@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "batchlab"
-HEAVY = {"torch", "ray", "altair", "scipy", "sklearn", "pandas", "pooch"}
+HEAVY = {"torch", "ray", "altair", "scipy", "sklearn", "pandas", "pooch", "optuna"}
 
 ALLOWED: dict[str, set[str]] = {
     "spec": set(),
@@ -25,7 +25,9 @@ ALLOWED: dict[str, set[str]] = {
     "runner": {"jobs", "calibrate", "plan", "lockstep", "engine", "store", "backends", "spec"},
     "analysis": {"record", "spec"},
     "studies": {"spec", "record", "analysis"},
+    "sweep": {"engine", "workloads", "analysis", "backends", "spec"},
     "report": {"record"},
+    "options": set(),
     "printing": set(),
     "progress": set(),
     "stopping": set(),
@@ -42,9 +44,11 @@ NO_TORCH = (
     "plan",
     "lockstep",
     "stopping",
+    "options",
     "cli",
+    "cli_own",
 )
-ANYTHING = {"cli", "laboratory", "__init__", "__main__"}
+ANYTHING = {"cli", "cli_own", "laboratory", "__init__", "__main__"}
 
 
 def room(path: Path) -> str:

@@ -11,6 +11,8 @@ import typer
 from pydantic import ValidationError
 
 from batchlab.backends.base import Interrupted, cores, limit_threads
+from batchlab.cli_own import sweep
+from batchlab.options import DataDir, Device, Json, Seed, Workers
 from batchlab.printing import say_findings, say_json, say_rows
 from batchlab.progress import Live
 from batchlab.spec import (
@@ -41,22 +43,17 @@ app = typer.Typer(
 )
 
 Workload = Annotated[str, typer.Option(help="digits or mnist")]
-Seed = Annotated[int, typer.Option(help="fixes initialisation, data order and draws")]
 StoreDir = Annotated[Path | None, typer.Option("--store", help="where runs are kept")]
 StoreThere = Annotated[Path, typer.Option("--store", help="where runs are kept")]
-DataDir = Annotated[
-    Path | None, typer.Option(help="where data files are; else BATCHLAB_DATA_DIR, cache, download")
-]
 BackendName = Annotated[str, typer.Option("--backend", help="serial or processes")]
-Workers = Annotated[int | None, typer.Option(min=1, help="processes; all cores by default")]
 Threads = Annotated[int | None, typer.Option(min=1, help="threads of each worker")]
-Device = Annotated[str, typer.Option(help="cpu or cuda")]
 SaveEvery = Annotated[
     float, typer.Option(min=0, help="seconds between checkpoints of runs under way")
 ]
 MatmulName = Annotated[str, typer.Option("--matmul", help="float32 or bf16, in training")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")]
-Json = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
+
+app.command()(sweep)
 
 
 def main() -> None:

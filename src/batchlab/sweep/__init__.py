@@ -1,0 +1,1 @@
+"""Steps to a target at every batch size, measured: what advice is held against."""
