@@ -2,18 +2,21 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from batchlab.backends.base import Report
 from batchlab.engine.draws import derived
 from batchlab.engine.settings import Settings
-from batchlab.engine.target_run import TargetRun, judged_by, run_to_target
+from batchlab.engine.target_run import judged_by, run_to_target
 from batchlab.spec import UserError
 from batchlab.sweep.journal import Journal, Row
 from batchlab.sweep.protocol import PILOT_PART, PILOT_SEEDS, Asked, Place, Protocol
+from batchlab.sweep.rows import as_row, as_trial
 from batchlab.sweep.search import Trial, best, predicted, search
 from batchlab.workloads.prepared import Prepared
 from batchlab.workloads.target import load_target
+
+SEARCHED = 3  # seeds that a rate of the search is run with, until one does not arrive
 
 
 class Job(NamedTuple):
@@ -27,7 +30,7 @@ class Job(NamedTuple):
 
 
 def do(job: Job, report: Report) -> None:
-    """Measure what the job's file does not have; `report(1)` is called after every run."""
+    """Measure what the job's file does not have; `report(1)` after every trial and repetition."""
     measure(load(job.place), job.protocol, job.size, job.seeds, journal(job.out, job.size), report)
 
 
@@ -47,8 +50,9 @@ def measure(
 ) -> None:
     """Search for the best rate, then train `seeds` fresh initialisations with it.
 
-    All trials of the search share one seed, so that they differ in the rate alone; the repetitions
-    have others, the same ones at every batch size, and go on to the budget's end. What `kept` has
+    A rate of the search is as good as the slowest of three seeds, the same ones for all: with
+    one, a rate much too large wins by passing the target once by chance. The repetitions have
+    other seeds, the same ones at every batch size, and go on to the budget's end. What `kept` has
     is not run again: the search goes through the same trials, as far as they are known.
     """
     known = iter(list(kept.rows))
@@ -69,13 +73,17 @@ def measure(
             kept.add(row)
         elif {name: row.get(name) for name in asked} != asked:
             raise UserError(f"{kept.path}: of another sweep; choose another --out, or delete it")
-        report(1)
         return row
 
     def trial(rate: float, most: int | None) -> Trial:
         steps = protocol.steps(size)
-        row = run("search", rate, 0, steps if most is None else min(most, steps))
-        return as_trial(row, protocol)
+        rows = []
+        for seed in range(SEARCHED):
+            rows.append(run("search", rate, seed, steps if most is None else min(most, steps)))
+            if rows[-1]["outcome"] != "reached":
+                break
+        report(1)
+        return as_trial(rows, protocol.target, protocol.better)
 
     start = predicted(
         workload.learning_rate, workload.batch_size, size, workload.given.optimizer.param_groups[0]
@@ -84,6 +92,7 @@ def measure(
     trials = search(start, protocol.trials, derived(protocol.seed, "sweep", size), trial)
     for seed in range(seeds):
         run("repeat", best(trials).rate, seed, protocol.steps(size))
+        report(1)
 
 
 def pilot(workload: Prepared, asked: Asked, kept: Journal, report: Report) -> float:
@@ -109,23 +118,3 @@ def pilot(workload: Prepared, asked: Asked, kept: Journal, report: Report) -> fl
             f"diverges; give one"
         )
     return float(sorted(values)[PILOT_SEEDS // 2])
-
-
-def as_row(run: TargetRun) -> dict[str, Any]:
-    """For the journal, with every look: another target can be read from them later."""
-    return {
-        "outcome": run.outcome,
-        "steps": run.steps,
-        "samples": run.samples,
-        "seconds": run.seconds,
-        "looking_s": run.looking_s,
-        "looks": [list(look) for look in run.looks],
-    }
-
-
-def as_trial(row: Row, protocol: Protocol) -> Trial:
-    """For the search."""
-    values = [value for step, _, value in row["looks"] if step]
-    sign = 1 if protocol.better == "lower" else -1
-    gap = min((sign * (v - protocol.target) for v in values), default=float("inf"))
-    return Trial(row["rate"], row["outcome"], row["steps"], gap)

@@ -14,6 +14,8 @@ from batchlab.analysis.intervals import Interval, mean_interval
 from batchlab.analysis.steps import monotone
 from batchlab.analysis.trade_off import TradeOff
 from batchlab.spec import UserError
+from batchlab.sweep.protocol import Protocol
+from batchlab.sweep.rows import by_rate
 from batchlab.sweep.search import Trial, best, edge
 
 OVERHEAD = 0.2  # Zhang et al. (2024): critical is the size that takes a fifth more samples
@@ -142,16 +144,14 @@ class Result:
         }
 
 
-def result(said: str, measured: Mapping[int, Sequence[dict[str, Any]]]) -> Result:
+def result(
+    said: str, protocol: Protocol, measured: Mapping[int, Sequence[dict[str, Any]]]
+) -> Result:
     """Of the journals' rows by batch size; sizes without a repetition are left out."""
     rows, trials = [], []
     for size, kept in sorted(measured.items()):
         repeats = [row for row in kept if row["kind"] == "repeat"]
-        tried = [
-            Trial(row["rate"], row["outcome"], row["steps"], 0.0)
-            for row in kept
-            if row["kind"] == "search"
-        ]
+        tried = by_rate(kept, protocol.target, protocol.better)
         if repeats:
             rows.append(_row(size, repeats, tried))
             trials += [(size, r["seed"], r["steps"], r["outcome"]) for r in repeats]

@@ -56,14 +56,14 @@ def sweep(
     head = _head(workload, asked, out, progress, stopping)
     protocol = Protocol.model_validate(head["protocol"])
     jobs = [Job(place, protocol, size, seeds, out) for size in sorted(sizes)]
-    runs = protocol.trials + seeds
+    parts = protocol.trials + seeds
     progress.plan(
         [1.0] * len(jobs),
         f"{said(head)}: {len(jobs)} batch sizes, {protocol.trials} trials and {seeds} seeds each",
     )
 
     def heard(job: int, units: int) -> None:
-        progress.advance(job, units / runs)
+        progress.advance(job, units / parts)
 
     for index, _ in backend.map(do, jobs, progress=heard, stopping=stopping):
         progress.finish(index)
@@ -166,4 +166,4 @@ def _result(head: dict[str, Any], out: Path, sizes: Sequence[int] | None) -> Res
     else:
         paths = [journal(out, size).path for size in sizes]
     measured = {int(path.stem.removeprefix("batch-")): read(path) for path in paths}
-    return result(said(head), measured)
+    return result(said(head), Protocol.model_validate(head["protocol"]), measured)

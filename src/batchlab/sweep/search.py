@@ -74,8 +74,8 @@ def search(
 ) -> list[Trial]:
     """`count` trials of `run(rate, most steps)`.
 
-    No trial takes more steps than the best so far, which it could not beat: the fewest steps are
-    those of an unhurried search.
+    No trial is run for more steps than the best so far took, as it could not beat that: the fewest
+    steps are those of a search without this.
     """
     done: list[Trial] = []
     centre, octaves = start
