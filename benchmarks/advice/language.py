@@ -13,9 +13,33 @@ from torch.nn import functional as F
 
 from batchlab import UserWorkload
 
-MODULES = ("argparse", "collections", "datetime", "decimal", "difflib", "doctest", "enum", "heapq")
-MODULES += ("inspect", "itertools", "json", "logging", "math", "os", "pathlib", "pickle", "random")
-MODULES += ("re", "shutil", "socket", "statistics", "string", "subprocess", "tarfile", "threading")
+MODULES = [
+    "argparse",
+    "collections",
+    "datetime",
+    "decimal",
+    "difflib",
+    "doctest",
+    "enum",
+    "heapq",
+    "inspect",
+    "itertools",
+    "json",
+    "logging",
+    "math",
+    "os",
+    "pathlib",
+    "pickle",
+    "random",
+    "re",
+    "shutil",
+    "socket",
+    "statistics",
+    "string",
+    "subprocess",
+    "tarfile",
+    "threading",
+]
 LENGTH, WIDTH, HEADS, LAYERS = 32, 48, 4, 2
 CHARACTERS = "\n" + "".join(chr(code) for code in range(32, 127))  # any other is left out
 TRAIN, VALIDATION = 4_096, 256  # windows

@@ -1,7 +1,6 @@
 """What a sweep says: a row a batch size, the trade-off through them, and the size of least time."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from math import exp, inf, isfinite, log, nan
 from statistics import median
@@ -11,14 +10,11 @@ import pandas as pd
 
 from batchlab.analysis import trade_off
 from batchlab.analysis.intervals import Interval, mean_interval
-from batchlab.analysis.steps import monotone
 from batchlab.analysis.trade_off import TradeOff
 from batchlab.spec import UserError
 from batchlab.sweep.protocol import Protocol
 from batchlab.sweep.rows import by_rate
 from batchlab.sweep.search import Trial, best, edge
-
-OVERHEAD = 0.2  # Zhang et al. (2024): critical is the size that takes a fifth more samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +71,7 @@ class Row:
 class Result:
     """`trials`: what `analysis.steps` and `analysis.trade_off` take, a run a row.
 
-    `fit` is None where the runs do not suffice, `unfit` then says why. `critical` is the size that
-    takes a fifth more samples than the smallest, read from the measured curve without a formula;
-    None where there is no such curve, inf where no size tried takes as many.
+    `fit` is None where the runs do not suffice, `unfit` then says why.
     """
 
     said: str
@@ -85,7 +79,6 @@ class Result:
     trials: pd.DataFrame
     fit: TradeOff | None
     unfit: str
-    critical: float | None
 
     @property
     def fastest(self) -> tuple[int, ...]:
@@ -110,9 +103,6 @@ class Result:
                 f"least steps {self.fit.least_steps}; least samples {self.fit.least_samples}",
                 str(self.fit.misfit),
             ]
-        if self.critical is not None:
-            read = f"{self.critical:.3g}" if isfinite(self.critical) else "none of those tried"
-            told.append(f"a fifth more samples than the smallest size's at: {read}")
         if self.fastest:
             first, *rest = self.fastest
             also = f"; not told apart: {', '.join(map(str, rest))}" if rest else ""
@@ -139,7 +129,6 @@ class Result:
             "rows": [row.json() for row in self.rows],
             "fit": fit,
             "unfit": self.unfit or None,
-            "critical_fifth_more": None if self.critical is None else _finite(self.critical),
             "fastest": list(self.fastest),
         }
 
@@ -161,14 +150,12 @@ def result(
 
 def curve(said: str, rows: tuple[Row, ...], frame: pd.DataFrame) -> Result:
     """The fits through the trials of `frame`."""
-    fit, unfit, critical = None, "", None
+    fit, unfit = None, ""
     try:
         fit = trade_off.fit(frame)
     except UserError as error:
         unfit = str(error)
-    with suppress(UserError):  # too few sizes, as the fit has said
-        critical = monotone(frame).critical(OVERHEAD)
-    return Result(said, rows, frame, fit, unfit, critical)
+    return Result(said, rows, frame, fit, unfit)
 
 
 def _row(size: int, repeats: Sequence[dict[str, Any]], tried: Sequence[Trial]) -> Row:

@@ -7,7 +7,9 @@ from typing import Any
 from typing import Protocol as Typed
 
 from batchlab.backends.base import Backend, Interrupted
-from batchlab.engine.target_run import judged_by
+from batchlab.engine.draws import derived
+from batchlab.engine.settings import Settings
+from batchlab.engine.target_run import judged_by, run_to_target
 from batchlab.spec import UserError
 from batchlab.sweep.journal import Journal, read, write_once
 from batchlab.sweep.measure import Job, do, journal, load, pilot
@@ -136,11 +138,14 @@ def _head(
 
     if target is None and own is not None:
         target = own
-    derived = target is None
+    looked = target is None
     if target is None:
         progress.say("no target given: looking at what the present setting reaches")
         target = pilot(workload, asked, Journal(out / "pilot.jsonl"), report)
     metric, better = judged_by(workload)
+    # Before anything is kept: a target that is met from the start ends it here.
+    seed = derived(asked.seed, "pilot")
+    run_to_target(workload, Settings(workload.batch_size), target, steps=1, seed=seed)
     protocol = Protocol(
         target=target,
         better=better,
@@ -153,7 +158,7 @@ def _head(
         "workload": about,
         "asked": asked.model_dump(),
         "protocol": protocol.model_dump(),
-        "pilot": derived,
+        "pilot": looked,
     }
     write_once(out / HEAD, head)
     return head
