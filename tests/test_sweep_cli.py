@@ -18,14 +18,14 @@ SHORT = (TARGET, "--batch-sizes", "16,64,256", "--trials", 3, "--seeds", 2, "--w
 
 def test_a_sweep_and_its_folder(batchlab: Call, tmp_path: Path) -> None:
     done = batchlab(
-        "sweep", *SHORT, "--target", 0.2, "--budget", "0.2epochs", "--json", "--out", "o"
+        "sweep", *SHORT, "--target", 0.2, "--budget", "0.5epochs", "--json", "--out", "o"
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert [row["batch_size"] for row in told["rows"]] == [16, 64, 256]
     assert all(row["steps"]["low"] <= row["steps"]["effect"] for row in told["rows"])
     assert told["fit"]["critical"]["n"] == 6
-    assert "validation loss at most 0.2 within 4000 samples" in told["said"]
+    assert "validation loss at most 0.2 within 10000 samples" in told["said"]
     assert "3 batch sizes, 3 trials and 2 seeds each" in done.stderr
     assert (tmp_path / "o" / "sweep.json").exists()
     read = batchlab("sweep", "--read", "o", "--json")
@@ -33,7 +33,7 @@ def test_a_sweep_and_its_folder(batchlab: Call, tmp_path: Path) -> None:
     table = batchlab("sweep", "--read", "o").stdout
     assert "critical batch size" in table
     assert "least time at batch size" in table
-    other = batchlab("sweep", *SHORT, "--target", 0.3, "--budget", "0.2epochs", "--out", "o")
+    other = batchlab("sweep", *SHORT, "--target", 0.3, "--budget", "0.5epochs", "--out", "o")
     assert (other.returncode, other.stdout) == (2, "")
     assert other.stderr == (
         "batchlab: --out o: holds a sweep with target 0.2, not 0.3; give the same, or another "
@@ -92,16 +92,16 @@ def test_errors_are_one_line(batchlab: Call, words: tuple[str, ...], says: str) 
 
 
 def test_budgets_in_epochs_and_samples(batchlab: Call) -> None:
-    for budget, out in (("4000", "a"), ("0.2 epochs", "b")):
+    for budget, out in (("10000", "a"), ("0.5 epochs", "b")):
         done = batchlab("sweep", *SHORT, "--target", 0.2, "--budget", budget, "--out", out)
-        assert "within 4000 samples" in done.stdout
+        assert "within 10000 samples" in done.stdout
     lines = [Path(out, "batch-0000064.jsonl").read_text().splitlines() for out in "ab"]
     steps = [[json.loads(line)["steps"] for line in rows] for rows in lines]
     assert steps[0] == steps[1]
 
 
 def test_a_sweep_that_was_killed_goes_on(batchlab: Call, tmp_path: Path) -> None:
-    words = [*map(str, SHORT), "--target", "0.2", "--budget", "0.2epochs", "--out"]
+    words = [*map(str, SHORT), "--target", "0.2", "--budget", "0.5epochs", "--out"]
     command = [sys.executable, "-m", "batchlab", "sweep", *words, "cut"]
     path = tmp_path / "cut" / "batch-0000016.jsonl"
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as process:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from batchlab import UserWorkload
 
-MODULES = [
+MODULES: tuple[str, ...] = (
     "argparse",
     "collections",
     "datetime",
@@ -39,7 +39,7 @@ MODULES = [
     "subprocess",
     "tarfile",
     "threading",
-]
+)
 LENGTH, WIDTH, HEADS, LAYERS = 32, 48, 4, 2
 CHARACTERS = "\n" + "".join(chr(code) for code in range(32, 127))  # any other is left out
 TRAIN, VALIDATION = 4_096, 256  # windows

@@ -32,7 +32,7 @@ def sweep(
         float | None,
         typer.Option("--target", help="of the validation metric; else the workload's, or derived"),
     ] = None,
-    trials: Annotated[int, typer.Option(min=3, help="learning rates tried at every size")] = 12,
+    trials: Annotated[int, typer.Option(min=3, help="learning rates tried at every size")] = 15,
     seeds: Annotated[int, typer.Option(min=1, help="repetitions of the best one")] = 5,
     budget: Annotated[
         str, typer.Option(help="samples that a run may see: 60000, or 40epochs")

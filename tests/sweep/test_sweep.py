@@ -76,19 +76,20 @@ def kept(out: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def test_steps_follow_theory(tmp_path: Path) -> None:
-    asked = Asked(target=TARGET, budget=200_000, trials=12, seed=0)
+    asked = Asked(target=TARGET, budget=20_000, trials=15, seed=0)
     done = run(tmp_path, asked, SIZES, seeds=3)
     for row in done.rows:
-        # First passages are a little before the mean's; a search of 12 rates a little above best.
+        # The first passage is before the mean's, the more so the noisier: the loss of a rate that
+        # is too large for the mean comes down to the target by chance.
         best = toy.MODEL.best(TARGET, row.batch_size)
-        assert 0.7 * best.steps < row.steps.effect < 1.2 * best.steps
+        assert 0.55 < row.steps.effect / best.steps < 1.25
         assert row.steps.low < row.steps.effect < row.steps.high
         assert row.rate is not None
-        assert 0.5 < row.rate / best.rate < 2
-        assert (row.reached, row.unreached, row.diverged, row.trials) == (3, 0, 0, 12)
+        assert 0.4 < row.rate / best.rate < 2.5
+        assert (row.reached, row.unreached, row.diverged, row.trials) == (3, 0, 0, 15)
         assert row.seconds.effect > 0
-        other = toy.MODEL.best(TARGET, 4 * row.batch_size)  # the test can tell a size from the next
-        assert row.batch_size >= 64 or not row.steps.effect < 1.2 * other.steps
+    for size, row in zip(SIZES[1:3], done.rows, strict=False):  # the next size's are not these
+        assert not row.steps.effect / toy.MODEL.best(TARGET, size).steps < 1.25
     assert done.fit is not None
     best_steps = [toy.MODEL.best(TARGET, size).steps for size in SIZES]
     halved = best_steps[-1] * 2  # B_crit takes twice S_min

@@ -1,10 +1,10 @@
 """The learning rate that takes the fewest steps at one batch size, searched for afresh.
 
 Quasi-random rates (Optuna's scrambled Sobol sequence), log-uniform, in three rounds of as many
-trials. The first goes over a wide range about the rate that a rule predicts; every further one
-over half as many octaves about the best so far, or, where the best is the lowest or the highest
-rate tried, over as many as before: the search is then centred anew. However the rounds go, every
-batch size has as many trials.
+trials. The first goes over a wide range about the rate that a rule predicts; every further one from
+the next rate tried below the best to the next above, or, where there is none, as far beyond the
+best as the first went beyond its centre: the search is then centred anew. However the rounds go,
+every batch size has as many trials.
 """
 
 import warnings
@@ -18,6 +18,7 @@ from batchlab.engine.draws import derived
 
 ROUNDS = 3
 OCTAVES = 3.0  # to each side of what the rules allow, in the first round
+NEAR = 0.5  # octaves: a further round goes no less far to each side, as trials are noisy
 
 Edge = Literal["", "lowest", "highest"]
 
@@ -78,12 +79,12 @@ def search(
     steps are those of a search without this.
     """
     done: list[Trial] = []
-    centre, octaves = start
+    low, high = start.centre / 2**start.octaves, start.centre * 2**start.octaves
     for number, share in enumerate(_shares(count)):
         if done:
-            centre = best(done).rate
-            octaves = octaves if edge(done) else octaves / 2
-        tell = _asked(centre, octaves, derived(seed, "rates", number), known=bool(done))
+            low, high = _around(done, start.octaves)
+        middle = best(done).rate if done else start.centre
+        tell = _asked(low, high, middle, derived(seed, "rates", number), known=bool(done))
         rate = next(tell)
         for place in range(share):
             reached = [t.steps for t in done if t.outcome == "reached"]
@@ -93,20 +94,29 @@ def search(
     return done
 
 
+def _around(done: Sequence[Trial], octaves: float) -> tuple[float, float]:
+    """From the next rate below the best to the next above."""
+    found = best(done).rate
+    below = [t.rate for t in done if t.rate < found]
+    above = [t.rate for t in done if t.rate > found]
+    low = min(max(below), found / 2**NEAR) if below else found / 2**octaves
+    high = max(min(above), found * 2**NEAR) if above else found * 2**octaves
+    return low, high
+
+
 def _shares(count: int) -> list[int]:
     """How many trials every round has, the first ones of the larger shares."""
     return [share for k in range(ROUNDS) if (share := (count + ROUNDS - 1 - k) // ROUNDS)]
 
 
 def _asked(
-    centre: float, octaves: float, seed: int, *, known: bool
+    low: float, high: float, middle: float, seed: int, *, known: bool
 ) -> Generator[float, Trial, None]:
-    """Rates of one round, each asked of Optuna after it was told the last; the centre is the first
+    """Rates of one round, each asked of Optuna after it was told the last; `middle` is the first
     unless it is `known`."""
     import optuna  # here: its import takes a while
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    low, high = centre / 2**octaves, centre * 2**octaves
     within: dict[str, optuna.distributions.BaseDistribution] = {
         "rate": optuna.distributions.FloatDistribution(low, high, log=True)
     }
@@ -115,11 +125,12 @@ def _asked(
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.QMCSampler(scramble=True, seed=seed % 2**32)
     study = optuna.create_study(sampler=sampler)
-    middle = {"rate": centre}
     if known:  # it tells the sampler the range, too
-        study.add_trial(optuna.create_trial(params=middle, distributions=within, value=0.0))
+        study.add_trial(
+            optuna.create_trial(params={"rate": middle}, distributions=within, value=0.0)
+        )
     else:
-        study.enqueue_trial(middle)
+        study.enqueue_trial({"rate": middle})
     while True:
         asked = study.ask(within)
         told = yield float(asked.params["rate"])
