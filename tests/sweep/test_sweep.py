@@ -152,6 +152,9 @@ def test_a_derived_target_is_told_and_kept(tmp_path: Path) -> None:
     again = Heard()
     run(tmp_path, asked, heard=again)
     assert "no target given" not in again.lines[0]
+    (tmp_path / "sweep.json").unlink()  # as if it had been stopped before
+    with pytest.raises(UserError, match=r"pilot.jsonl: of another sweep"):
+        run(tmp_path, asked.model_copy(update={"budget": 10_000}))
 
 
 def test_another_sweeps_folder_is_refused(tmp_path: Path) -> None:

@@ -100,6 +100,9 @@ def pilot(workload: Prepared, asked: Asked, kept: Journal, report: Report) -> fl
     quarter of the budget."""
     size, rate = workload.batch_size, workload.learning_rate
     steps, better = max(1, asked.budget // size // PILOT_PART), judged_by(workload)[1]
+    made_by = {"kind": "pilot", "batch_size": size, "rate": rate, "of": asked.seed, "most": steps}
+    if any({name: row.get(name) for name in made_by} != made_by for row in kept.rows):
+        raise UserError(f"{kept.path}: of another sweep; choose another --out, or delete it")
     for seed in range(len(kept.rows), PILOT_SEEDS):
         made = run_to_target(
             workload,
@@ -109,8 +112,7 @@ def pilot(workload: Prepared, asked: Asked, kept: Journal, report: Report) -> fl
             seed=derived(asked.seed, "pilot", seed),
             report=report,
         )
-        row = {"kind": "pilot", "batch_size": size, "rate": rate, "seed": seed, "most": steps}
-        kept.add(row | as_row(made) | {"best": made.best(better)})
+        kept.add(made_by | {"seed": seed} | as_row(made) | {"best": made.best(better)})
     values = [row["best"] for row in kept.rows if row["outcome"] == "unreached"]
     if len(values) < PILOT_SEEDS:
         raise UserError(
