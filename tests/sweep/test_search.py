@@ -42,6 +42,19 @@ def test_a_best_outside_of_the_first_range_is_followed(seed: int) -> None:
     assert best(trials).steps < 300  # 3,700 at the first range's middle, 1,000 at its end
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_rate_close_by_that_lost_by_chance_is_no_wall(seed: int) -> None:
+    valley = Valley(0.4)
+
+    def unlucky(rate: float, most: int | None) -> Trial:
+        """Above and below the centre nothing but 0.2 and more arrives."""
+        if rate != pytest.approx(0.1) and rate < 0.2:
+            return Trial(rate, "unreached", 1000, 1.0)
+        return valley(rate, most)
+
+    assert best(search(Range(0.1, 3.0), 15, seed, unlucky)).steps < 120
+
+
 def test_no_trial_outlasts_the_best() -> None:
     capped = Valley(0.05)
     trials = search(Range(0.1, 3.0), 12, 1, capped)

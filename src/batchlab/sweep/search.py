@@ -1,10 +1,11 @@
 """The learning rate that takes the fewest steps at one batch size, searched for afresh.
 
 Quasi-random rates (Optuna's scrambled Sobol sequence), log-uniform, in three rounds of as many
-trials. The first goes over a wide range about the rate that a rule predicts; every further one from
-the next rate tried below the best to the next above, or, where there is none, as far beyond the
-best as the first went beyond its centre: the search is then centred anew. However the rounds go,
-every batch size has as many trials.
+trials. The first goes over a wide range about the rate that a rule predicts. Every further one goes
+from the best so far, to each side, as far as to the next rate tried, but no less far than the rates
+of the round before were apart on average, as a rate close by may have lost by chance; where no rate
+was tried beyond the best, as far as the first round went: the search is then centred anew. However
+the rounds go, every batch size has as many trials.
 """
 
 import warnings
@@ -18,7 +19,6 @@ from batchlab.engine.draws import derived
 
 ROUNDS = 3
 OCTAVES = 3.0  # to each side of what the rules allow, in the first round
-NEAR = 0.5  # octaves: a further round goes no less far to each side, as trials are noisy
 
 Edge = Literal["", "lowest", "highest"]
 
@@ -80,9 +80,11 @@ def search(
     """
     done: list[Trial] = []
     low, high = start.centre / 2**start.octaves, start.centre * 2**start.octaves
+    before = 1
     for number, share in enumerate(_shares(count)):
         if done:
-            low, high = _around(done, start.octaves)
+            low, high = _around(done, start.octaves, log2(high / low) / max(2, before))
+        before = share
         middle = best(done).rate if done else start.centre
         tell = _asked(low, high, middle, derived(seed, "rates", number), known=bool(done))
         rate = next(tell)
@@ -94,13 +96,14 @@ def search(
     return done
 
 
-def _around(done: Sequence[Trial], octaves: float) -> tuple[float, float]:
-    """From the next rate below the best to the next above."""
+def _around(done: Sequence[Trial], beyond: float, apart: float) -> tuple[float, float]:
+    """From the next rate below the best to the next above, `apart` octaves to each side at least;
+    `beyond` octaves where there is none."""
     found = best(done).rate
     below = [t.rate for t in done if t.rate < found]
     above = [t.rate for t in done if t.rate > found]
-    low = min(max(below), found / 2**NEAR) if below else found / 2**octaves
-    high = max(min(above), found * 2**NEAR) if above else found * 2**octaves
+    low = min(max(below), found / 2**apart) if below else found / 2**beyond
+    high = max(min(above), found * 2**apart) if above else found * 2**beyond
     return low, high
 
 
