@@ -7,6 +7,7 @@ Shapes: N samples, P parameters (flattened), K chunks.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -39,8 +40,7 @@ def explicit(
     """All samples' gradients (N, P) and the mean Hessian (P, P), entry by entry."""
     parameters = list(model.parameters())
     own = [
-        torch.cat([g.flatten() for g in gradient(lambda i=i: loss([i]), parameters)])  # type: ignore[misc]
-        for i in range(N)
+        torch.cat([g.flatten() for g in gradient(partial(loss, [i]), parameters)]) for i in range(N)
     ]
     first = torch.autograd.grad(loss(range(N)), parameters, create_graph=True)
     flat_P = torch.cat([g.flatten() for g in first])
@@ -76,11 +76,15 @@ def all_draws(
     """The mean of the statistics over every draw of so many chunks, and the draws."""
     model, loss = softmax()
     parameters = list(model.parameters())
+
+    def scaled(share: float, i: int) -> Tensor:
+        return share * loss([i])
+
     drawn = []
     for rows in product(range(N), repeat=chunks):
-        losses = [[lambda i=i: loss([i])] for i in rows]
+        losses = [[partial(loss, [i])] for i in rows]
         if parts:
-            losses = [[lambda i=i: loss([i]) / 4, lambda i=i: loss([i]) * 3 / 4] for i in rows]
+            losses = [[partial(scaled, 0.25, i), partial(scaled, 0.75, i)] for i in rows]
         drawn.append(draw(losses, parameters, 1, metric))
     told = np.mean([statistics(d.plain_KK, d.curved_Knn, 1) for d in drawn], axis=0)
     return told, drawn
@@ -109,7 +113,7 @@ def test_negative_control_a_chunks_own_hessian_is_biased() -> None:
     reused = []
     for a, b in product(range(N), repeat=2):
         # The Hessian's chunk is the first gradient's: chunk c stands for a.
-        one = draw([[lambda i=i: loss([i])] for i in (a, a, b)], parameters, 1)
+        one = draw([[partial(loss, [i])] for i in (a, a, b)], parameters, 1)
         reused.append(float(one.curved_Knn[0][0, 1]))  # v_a' H_a v_b
     assert np.mean(reused) != pytest.approx(expected[3], rel=0.05)
     # Nor may the two gradients be the same chunk's.
@@ -124,14 +128,15 @@ def test_a_quadratic_by_hand() -> None:
     w = nn.Parameter(torch.tensor([1.0, 1.0]))
     h = torch.tensor([1.0, 4.0])
     x = [torch.tensor(v) for v in ([0.0, 0.0], [2.0, 0.0], [0.0, 1.0])]
-    one = draw([[lambda v=v: (h * w * w).sum() / 2 - w @ v] for v in x], [w], 1)
+
+    def loss(place: int) -> Tensor:
+        return (h * w * w).sum() / 2 - w @ x[place]
+
+    one = draw([[partial(loss, place)] for place in range(3)], [w], 1)
     # Gradients (1, 4), (-1, 4), (1, 3); pairs' products 15, 13, 11 plain and 63, 49, 47 curved.
     g = np.array([[1, 4], [-1, 4], [1, 3]])
-    spread = (
-        sum((d**2) @ np.array([[1, 1], [1, 4]]).T for d in (g[0] - g[1], g[0] - g[2], g[1] - g[2]))
-        / 2
-        / 3
-    )
+    apart = np.array([g[0] - g[1], g[0] - g[2], g[1] - g[2]])
+    spread = (apart**2).sum(0) @ np.array([[1, 1], [1, 4]]) / 2 / 3
     assert statistics(one.plain_KK, one.curved_Knn, 1) == pytest.approx(
         [spread[0], 13, spread[1], 53]
     )

@@ -20,7 +20,7 @@ class Once(torch.autograd.Function):
         return x.tanh()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[misc]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         result: Tensor = d * (1 - x.tanh() ** 2)

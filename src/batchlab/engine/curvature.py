@@ -146,7 +146,8 @@ def _losses(
     def loss(batch: Any, share: Any, place: int) -> torch.Tensor:
         # The same draws of dropout every time that this loss is computed.
         reseed(derived(seed, f"curvature part {place}", counter), device)
-        return objective(model, batch) * share
+        told: torch.Tensor = objective(model, batch) * share
+        return told
 
     return [
         partial(loss, batch, share / sum(shares), place)

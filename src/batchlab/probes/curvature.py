@@ -108,7 +108,10 @@ class CurvatureStatistics:
             raise ValueError("no draw was seen")
         told = [statistics(d.plain_KK, d.curved_Knn, d.examples) for d in self._draws]
         examples_S = [float(d.examples * len(d.plain_KK)) for d in self._draws]
-        return CurvatureSeries(*np.array(told).T, np.array(examples_S))
+        trace_S, square_S, curved_trace_S, curved_square_S = np.array(told).T
+        return CurvatureSeries(
+            trace_S, square_S, curved_trace_S, curved_square_S, np.array(examples_S)
+        )
 
     @property
     def exact(self) -> bool:
@@ -142,5 +145,5 @@ def _inner(left: Sequence[Sequence[Tensor]], right: Sequence[Sequence[Tensor]]) 
 def _sum(parts: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     total = list(parts[0])
     for part in parts[1:]:
-        total = torch._foreach_add(total, list(part))
+        total = list(torch._foreach_add(total, list(part)))
     return total

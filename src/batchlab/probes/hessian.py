@@ -122,7 +122,10 @@ def _differentiable(cudnn: bool) -> Iterator[None]:
 
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t) for t in tensors]))
+    told: Tensor = torch.linalg.vector_norm(
+        torch.stack([torch.linalg.vector_norm(t) for t in tensors])
+    )
+    return told
 
 
 def _filled(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
