@@ -9,13 +9,15 @@ checkpoint ten draws of three chunks of the training set; 95% intervals over the
 `loss` is that of the test data. `steps` tests the prediction: from checkpoints of digits, batches
 of three sizes each take one step at multiples of e_opt(B), and the mean fall of the whole training
 set's loss stands beside the predicted one, e_opt(B) G'DG / 2. `2 e_opt` should change nothing: its
-fall is in units of the predicted one at e_opt. What is not decided is not tested. `cost` times it.
+fall is in units of the predicted one at e_opt. Adam's steps are its own, without momentum: their
+metric has the batch's own square in it. What is not decided is not tested. `cost` times it.
 
     python benchmarks/curvature.py [digits|mnist|steps|cost] [--samples N]
 """
 
 import argparse
 import os
+from collections.abc import Sequence
 from itertools import pairwise
 from math import isfinite
 from pathlib import Path
@@ -31,7 +33,6 @@ from batchlab.engine.curvature import measure
 from batchlab.engine.draws import generator
 from batchlab.engine.general import GeneralRun
 from batchlab.engine.settings import Settings
-from batchlab.probes.preconditioner import metric_roots
 from batchlab.workloads.prepare import prepare
 from batchlab.workloads.prepared import Prepared
 from batchlab.workloads.target import load_target
@@ -40,6 +41,7 @@ from batchlab.workloads.user import UserWorkload
 EPOCHS = {"digits": (0.2, 1.0, 3.0, 10.0, 30.0), "mnist": (0.01, 0.1, 0.5, 1.0)}
 MULTIPLES = (0.25, 0.5, 0.71, 1.0, 1.41, 2.0, 4.0)
 BATCHES = 100
+BETA2 = 0.999
 HEAD = (
     f"{'epoch':>6}{'steps':>7}{'loss':>9}  {'B_simple':<22}{'B_noise':<24}{'simple/noise':>13}"
     f"  {'e_max':<24}{'e_opt(B)':<24}{'rate / e':>9}{'cost':>7}"
@@ -125,8 +127,7 @@ def fall(
 ) -> torch.Tensor:
     """Of the training loss, by rate and for each of so many random batches (rates, batches)."""
     kept = [p.detach().clone() for p in run.parameters]
-    roots = metric_roots(run.model, run.optimizer)
-    metric = [roots[name] ** 2 for name, _ in run.model.named_parameters()]
+    adam = isinstance(run.optimizer, torch.optim.Adam)
     before = F.cross_entropy(run.model(x), y)
     told = torch.zeros(len(rates), BATCHES)
     drawn = generator(1, "steps", batch)
@@ -136,11 +137,22 @@ def fall(
             loss = F.cross_entropy(run.model(x[rows]), y[rows])
             gradients = torch.autograd.grad(loss, run.parameters)
         for place, rate in enumerate(rates):
-            for p, w, d, g in zip(run.parameters, kept, metric, gradients, strict=True):
-                p.copy_(w - rate * d * g)
+            moves = adams(run, gradients) if adam else gradients
+            for p, w, move in zip(run.parameters, kept, moves, strict=True):
+                p.copy_(w - rate * move)
             told[place, column] = before - F.cross_entropy(run.model(x), y)
         for p, w in zip(run.parameters, kept, strict=True):
             p.copy_(w)
+    return told
+
+
+def adams(run: GeneralRun, gradients: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """What Adam multiplies by its rate at beta1 = 0: this batch's own square in the metric."""
+    told = []
+    for p, g in zip(run.parameters, gradients, strict=True):
+        state = run.optimizer.state[p]
+        square = BETA2 * state["exp_avg_sq"] + (1 - BETA2) * g**2
+        told.append(g / ((square / (1 - BETA2 ** (state["step"] + 1))).sqrt() + 1e-8))
     return told
 
 

@@ -65,9 +65,21 @@ def truth(run: GeneralRun, d_P: np.ndarray) -> tuple[float, float, float]:
     )
 
 
-def adams_metric(run: GeneralRun) -> np.ndarray:
-    state = [run.optimizer.state[p] for p in run.model.parameters()]
-    steps = run.place.step
+def adams_metric(run: GeneralRun, size: int = 8) -> np.ndarray:
+    """After one more step whose squared gradient is the mean over batches of that size."""
+    x, y = own.tensors()
+    parameters = list(run.model.parameters())
+    own_NP = [
+        torch.autograd.grad(F.cross_entropy(run.model(x[i : i + 1]), y[i : i + 1]), parameters)
+        for i in range(len(x))
+    ]
+    g_NP = [torch.stack(g) for g in zip(*own_NP, strict=True)]
+    squares = [g.mean(0) ** 2 + g.var(0, correction=0) / size for g in g_NP]
+    state = [
+        {"exp_avg_sq": 0.999 * run.optimizer.state[p]["exp_avg_sq"] + 0.001 * square}
+        for p, square in zip(parameters, squares, strict=True)
+    ]
+    steps = run.place.step + 1
     return np.concatenate(
         [
             (1 / ((s["exp_avg_sq"] / (1 - 0.999**steps)).sqrt() + 1e-8)).flatten().numpy()
@@ -169,6 +181,18 @@ def test_micro_batches_are_the_whole_chunk() -> None:
         assert b == pytest.approx(a, rel=1e-4, abs=1e-6)
 
 
+def test_adam_before_its_first_step_and_an_unknown_optimizer() -> None:
+    """At step 0 the metric is one over the root of the mean squared gradient of a batch."""
+    told = measure(GeneralRun(own.prepared(optimizer=adam), Settings(8)), 300)
+    # tr(D Sigma) / 8 + G'DG = sum of E g^2 / sqrt(E g^2), the sum of |g| so to say: no 1 / eps.
+    assert 0 < told.series.trace_S.mean() < 1e3
+    assert told.gradients == 300 * 6 + 296
+    other = own.prepared(optimizer=lambda m: torch.optim.Rprop(m.parameters()))
+    with pytest.raises(UserError, match="no metric is known of Rprop"):
+        measure(GeneralRun(other), 300)
+    assert measure(GeneralRun(other), 300, metric="plain").gradients == 1800
+
+
 def test_dropouts_noise_is_in_sigma() -> None:
     plain = measure(GeneralRun(own.prepared()), 6000).series
     noisy = measure(GeneralRun(own.prepared(nn.Dropout(0.4))), 6000).series
@@ -219,8 +243,6 @@ def test_little_data_can_not_tell() -> None:
 
 def test_what_can_not_be_measured() -> None:
     run = GeneralRun(own.prepared(optimizer=adam))
-    with pytest.raises(UserError, match="no step yet"):
-        measure(run, 300)
     run.advance(1)
     with pytest.raises(UserError, match="samples: 29; must be 30 or more"):
         measure(run, 29)
