@@ -8,7 +8,7 @@ from math import inf, isinf
 import numpy as np
 import pytest
 
-from batchlab.analysis.curvature import curvature
+from batchlab.analysis.curvature import curvature, joined
 from batchlab.analysis.noise_scale import Undecided, estimate
 from batchlab.record import CurvatureSeries
 from batchlab.spec import UserError
@@ -67,3 +67,13 @@ def test_a_batch_size_is_positive() -> None:
     with pytest.raises(UserError, match="batch size: a positive number"):
         curvature(random_series(4, 1)).rate(0)
     assert curvature(random_series(4, 1)).rate(inf) == curvature(random_series(4, 1)).rate()
+
+
+def test_checkpoints_are_summed_before_they_are_divided() -> None:
+    first, second = series([8, 12.0], [1, 3.0], [30, 50.0], [3, 5.0]), series([4.0], [2], [9], [2])
+    told = curvature(joined([first, second]))
+    assert told.simple.scale.effect == pytest.approx((8 + 12 + 4) / (1 + 3 + 2))
+    assert told.noise.scale.effect == pytest.approx((30 + 50 + 9) / (3 + 5 + 2))
+    assert told.simple.scale.effect != pytest.approx((20 / 4 + 4 / 2) / 2)
+    with pytest.raises(ValueError, match="at least one array"):
+        joined([])

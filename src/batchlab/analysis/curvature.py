@@ -13,8 +13,11 @@ e_opt is best for the very next step, greedily. With momentum m, compare rate / 
 rate above 2 e_opt raises the expected loss, to second order.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
+
+import numpy as np
 
 from batchlab.analysis.intervals import Interval
 from batchlab.analysis.noise_scale import NoiseScale, estimate, noise_scale
@@ -47,9 +50,14 @@ class Curvature:
 
 
 def curvature(series: CurvatureSeries, block: int | None = 1) -> Curvature:
-    """The scales of independent draws; `block` as for `noise_scale.estimate`.
-
-    Draws at several checkpoints may stand one after another: all is then of sums over them. Raises
-    `ValueError` as `estimate` does.
-    """
+    """The scales of independent draws; `block`, and what is raised, as for `estimate`."""
     return Curvature(estimate(series.simple, block), estimate(series.noise, block), series, block)
+
+
+def joined(parts: Sequence[CurvatureSeries]) -> CurvatureSeries:
+    """Several checkpoints' draws one after another: all is then of sums over the checkpoints.
+
+    What lies between checkpoints is taken for noise: intervals are too wide rather than too narrow.
+    Raises `ValueError` where there are no parts.
+    """
+    return CurvatureSeries._make(np.concatenate([p[k] for p in parts]) for k in range(5))

@@ -9,7 +9,7 @@ whose minimum is at e_opt(B) = e_max / (1 + B_noise / B) with
 
     e_max = G'DG / (G'DHDG),        B_noise = tr(DHD Sigma) / (G'DHDG)
 
-(McCandlish et al., 2018, equations 2.5 to 2.7, for D = 1; with D^(1/2) G, D^(1/2) Sigma D^(1/2) and
+(McCandlish et al., 2018, section 2.2, for D = 1; with D^(1/2) G, D^(1/2) Sigma D^(1/2) and
 D^(1/2) H D^(1/2) for G, Sigma and H it is theirs.) D must not depend on the step's own batch.
 
 **Estimates** from K >= 3 independent chunks of b examples. With v_a = D g_a and H_c the Hessian of
