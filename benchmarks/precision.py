@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from batchlab.printing import say_rows
-from batchlab.spec import MATMULS
 
 
 def reproduce(matmul: str, words: list[str]) -> dict[str, Any]:
@@ -49,7 +48,7 @@ def main() -> None:
     if given.files:
         plain, rounded = ({"findings": json.loads(path.read_text())} for path in given.files)
     else:
-        plain, rounded = (reproduce(matmul, words) for matmul in MATMULS)
+        plain, rounded = (reproduce(matmul, words) for matmul in ("float32", "bf16"))
     rows = []
     for one, other in zip(plain["findings"], rounded["findings"], strict=True):
         effects = one["effect"], other["effect"]

@@ -135,6 +135,7 @@ BAD: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
     "scale": (("reproduce", "--scale", "huge"), ("huge", "smoke", "article")),
     "seeds": (("reproduce", "--seeds", "0"), ("--seeds",)),
     "matmul": (("reproduce", "--matmul", "fp8"), ("fp8", "float32", "bf16")),
+    "tf32 on a CPU": (("reproduce", "--matmul", "tf32"), ("--matmul tf32", "cuda", "bf16")),
     "matmul of a run": ((*TRAIN, "--matmul", "half"), ("--matmul", "float32", "bf16")),
     "too few trials": (("reproduce", "--trials", "3"), ("--trials", "4")),
     "trial sizes": (

@@ -17,7 +17,6 @@ from batchlab.printing import say_findings, say_json, say_rows
 from batchlab.progress import Live
 from batchlab.spec import (
     CONVENTIONS,
-    MATMULS,
     OPTIMIZERS,
     Cadence,
     Optimizer,
@@ -27,6 +26,7 @@ from batchlab.spec import (
     TrainSpec,
     TrialsSpec,
     UserError,
+    check_matmul,
     one_line,
     one_of,
     parse_sizes,
@@ -50,7 +50,7 @@ Threads = Annotated[int | None, typer.Option(min=1, help="threads of each worker
 SaveEvery = Annotated[
     float, typer.Option(min=0, help="seconds between checkpoints of runs under way")
 ]
-MatmulName = Annotated[str, typer.Option("--matmul", help="float32 or bf16, in training")]
+MatmulName = Annotated[str, typer.Option("--matmul", help="float32, bf16 or tf32, in training")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")]
 
 app.command()(sweep)
@@ -98,7 +98,7 @@ def reproduce(
     from batchlab.studies import STUDIES
 
     began = time.monotonic()
-    protocol = _protocol(workload, matmul)
+    protocol = _protocol(workload, matmul, device)
     one_of("--scale", scale, ["smoke", "article"])
     chosen = tuple(dict.fromkeys(one_of("--study", s, list(STUDIES)) for s in study or STUDIES))
     if scale == "smoke":
@@ -156,7 +156,7 @@ def train(
     from batchlab import laboratory as lab
 
     chosen = _optimizer(optimizer, momentum, weight_decay)
-    spec = _train_spec(_protocol(workload, matmul), phase, chosen, seed, every, steps)
+    spec = _train_spec(_protocol(workload, matmul, device), phase, chosen, seed, every, steps)
     how = _How(backend, workers, threads, device, data_dir, save_every)
     if dry_run:
         _say_plan([spec], store, how, as_json)
@@ -199,7 +199,7 @@ def trials(
     """Measure what a pass over fresh samples adds up to at each batch size."""
     from batchlab import laboratory as lab
 
-    start = _train_spec(_protocol(workload, matmul), after, Optimizer(), seed, 1, None)
+    start = _train_spec(_protocol(workload, matmul, device), after, Optimizer(), seed, 1, None)
     chosen = {one_of("--convention", name, CONVENTIONS) for name in convention or CONVENTIONS}
     spec = TrialsSpec(
         start=start,
@@ -324,10 +324,10 @@ def _say_plan(specs: Sequence[Spec], store: Path | None, how: _How, as_json: boo
     say_rows([{"job": p.label, "steps": p.steps, "seconds": cost} for p, cost in shown])
 
 
-def _protocol(workload: str, matmul: str) -> Protocol:
+def _protocol(workload: str, matmul: str, device: str) -> Protocol:
     from batchlab.workloads import workload as find
 
-    one_of("--matmul", matmul, MATMULS)
+    check_matmul(matmul, device)
     return find(workload).protocol.model_copy(update={"matmul": matmul})
 
 

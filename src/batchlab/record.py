@@ -50,6 +50,30 @@ class NoiseSeries(NamedTuple):
     examples_S: NDArray[np.float64]
 
 
+class CurvatureSeries(NamedTuple):
+    """Of each of S draws at given weights, unbiased estimates, and the examples drawn.
+
+    D is the optimizer's diagonal metric (1 for SGD), H the Hessian: trace = tr(D Sigma),
+    square = G'DG, curved_trace = tr(DHD Sigma), curved_square = G'DHDG.
+    """
+
+    trace_S: NDArray[np.float64]
+    square_S: NDArray[np.float64]
+    curved_trace_S: NDArray[np.float64]
+    curved_square_S: NDArray[np.float64]
+    examples_S: NDArray[np.float64]
+
+    @property
+    def simple(self) -> NoiseSeries:
+        """What B_simple is the ratio of."""
+        return NoiseSeries(self.trace_S, self.square_S, self.examples_S)
+
+    @property
+    def noise(self) -> NoiseSeries:
+        """What B_noise is the ratio of: noise and signal weighed by the curvature."""
+        return NoiseSeries(self.curved_trace_S, self.curved_square_S, self.examples_S)
+
+
 class TrialRecord(NamedTuple):
     """A measurement of one pass of one trial: the summed gradient's norm, for example."""
 

@@ -15,7 +15,7 @@ from batchlab.engine.train import ignore
 from batchlab.jobs import Job, Site, execute, kept_ends, under_way_key
 from batchlab.lockstep import Group, groups
 from batchlab.plan import Plan, Stretch, chains, estimate, make_plan
-from batchlab.spec import Spec, TrainSpec, TrialsSpec
+from batchlab.spec import Spec, TrainSpec, TrialsSpec, check_matmul
 from batchlab.store.database import Store
 
 
@@ -74,6 +74,7 @@ def prepare(
     wanted = list(dict.fromkeys(specs))
     for spec in wanted:
         spec.check(train_samples(_start(spec).workload))
+        check_matmul(_start(spec).matmul, site.device)
     stored = {run.key: run.status for run in store.runs()}
     kept = {} if site.store is None else kept_ends(site)
     plan = make_plan(wanted, stored, kept, train_samples)

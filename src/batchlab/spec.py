@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 OptimizerName = Literal["sgd", "adam", "adamw"]
 Initialisation = Literal["glorot_uniform", "glorot_normal", "he_uniform", "lecun_normal", "torch"]
 Dtype = Literal["float32", "float64"]
-Matmul = Literal["float32", "bf16"]
+Matmul = Literal["float32", "bf16", "tf32"]
 Convention = Literal[
     "mean-frozen", "sum-frozen", "mean-stepping", "sum-stepping", "mean-last", "sum-last"
 ]
@@ -59,6 +59,13 @@ def parse_sizes(text: str) -> tuple[int, ...]:
         raise UserError(
             f"--batch-sizes {text!r}: must be whole numbers separated by commas, like 1,2,64"
         ) from None
+
+
+def check_matmul(matmul: str, device: str) -> None:
+    """Raises `UserError` where matrix products can't be made that way on the device."""
+    one_of("--matmul", matmul, MATMULS)
+    if matmul == "tf32" and not device.startswith("cuda"):
+        raise UserError("--matmul tf32: needs --device cuda; a CPU has float32 and bf16")
 
 
 class Frozen(BaseModel):
@@ -194,8 +201,8 @@ class TrainSpec(Frozen):
 
     @model_validator(mode="after")
     def _double_is_not_rounded(self) -> Self:
-        if self.matmul == "bf16" and self.dtype == "float64":
-            raise ValueError("matmul bf16 is for dtype float32")
+        if self.matmul != "float32" and self.dtype == "float64":
+            raise ValueError(f"matmul {self.matmul} is for dtype float32")
         return self
 
     def step_count(self, samples: int) -> int:

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from batchlab.engine import mlp
+from batchlab.engine.products import multiplying
 from batchlab.spec import Model
 from batchlab.workloads.mlp import build
 
@@ -68,3 +69,13 @@ def test_only_plain_perceptrons_are_recognised() -> None:
         nn.Sequential(nn.Linear(2, 2, bias=False)),
     ):
         assert mlp.linear_layers(other) is None
+
+
+def test_tf32_is_asked_for_and_given_back() -> None:
+    before = torch.get_float32_matmul_precision()
+    with multiplying("tf32"):
+        assert torch.get_float32_matmul_precision() == "high"
+        with multiplying("float32"):
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "high"
+    assert torch.get_float32_matmul_precision() == before == "highest"

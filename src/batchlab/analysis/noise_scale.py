@@ -15,6 +15,11 @@ The ratio of means is nearly unbiased in its median. A jackknife takes away the 
 (2.5% in the hardest case of `benchmarks/noise_scale.py`) and puts its median 2.2% too low: none is
 used.
 
+**B_noise** = tr(H Sigma) / (G'HG) is the same ratio in the Hessian's metric, of the same kind of
+series (`record.CurvatureSeries.noise`, `analysis/curvature.py`), and goes through the same code;
+`signal` is then what stands in for |G|^2. Unlike |G|^2 it may truly be negative, and so may
+tr(H Sigma): neither bounds a noise scale.
+
 **Under drift** the estimate is of the window it is made from: sum(tau_s) / sum(|G_s|^2), which is
 the mean of the steps' own noise scales weighted by |G_s|^2. A trend within the window is taken for
 noise, so the interval is then too wide rather than too narrow. Where it matters, use `curve`.
@@ -38,13 +43,16 @@ Floats = NDArray[np.float64]
 
 MOST_BLOCKS = 10  # twenty are 8% narrower, and cover too little where steps are correlated
 FEWEST_BLOCKS = 4  # as far as long correlations are followed
+SQUARE = "|G|^2"  # B_simple's signal
 BLOCK_TIMES = 5  # autocorrelation times in a block
 WINDOW_TIMES = 5  # autocorrelation times over which correlations are summed
 
 
 @dataclass(frozen=True, slots=True)
 class NoiseScale:
-    """B_simple in examples, tau and |G|^2 in the gradient's squared unit; `n` counts blocks.
+    """A noise scale in examples, and the noise and signal it is the ratio of; `n` counts blocks.
+
+    For B_simple these are tau and |G|^2, in the gradient's squared unit.
 
     `scale.high` is infinite where the data do not bound it, and `scale.effect` then no estimate.
     """
@@ -57,20 +65,25 @@ class NoiseScale:
 
     @property
     def decided(self) -> bool:
-        """Whether |G|^2 is significantly above zero, so that B_simple is bounded."""
-        return isfinite(self.scale.high)
+        """Whether the signal is significantly above zero, and the noise not below."""
+        return isfinite(self.scale.high) and self.trace.high >= 0
 
 
 class Undecided(ValueError):  # noqa: N818, not an error
     """The data do not bound the noise scale; `estimate` says what was measured."""
 
-    def __init__(self, estimate: NoiseScale) -> None:
-        scale, square = estimate.scale, estimate.square
-        super().__init__(
-            f"{estimate.steps} steps do not tell |G|^2 from zero "
-            f"({square.effect:.3g} [{square.low:.3g}, {square.high:.3g}]): the noise scale is "
-            f"{scale.low:.3g} examples or more; measure more steps or larger batches"
-        )
+    def __init__(self, estimate: NoiseScale, signal: str = SQUARE) -> None:
+        scale, square, trace = estimate.scale, estimate.square, estimate.trace
+        if square.high < 0 or trace.high < 0:
+            what, told = (signal, square) if square.high < 0 else ("the noise", trace)
+            reason = f"{what} is below zero ({_ends(told)}): there is no noise scale at this point"
+        else:
+            reason = (
+                f"{estimate.steps} steps do not tell {signal} from zero ({_ends(square)}): the "
+                f"noise scale is {scale.low:.3g} examples or more; measure more steps or larger "
+                f"batches"
+            )
+        super().__init__(reason)
         self.estimate = estimate
 
 
@@ -83,14 +96,14 @@ class Window:
     estimate: NoiseScale
 
 
-def noise_scale(series: NoiseSeries, block: int | None = None) -> NoiseScale:
-    """B_simple with its 95% interval; raises `Undecided` where the data do not bound it.
+def noise_scale(series: NoiseSeries, block: int | None = None, signal: str = SQUARE) -> NoiseScale:
+    """The scale with its 95% interval; raises `Undecided` where the data do not bound it.
 
-    `block` and what else is raised: `estimate`.
+    `signal` is what the error calls the denominator. `block` and what else is raised: `estimate`.
     """
     told = estimate(series, block)
     if not told.decided:
-        raise Undecided(told)
+        raise Undecided(told, signal)
     return told
 
 
@@ -174,6 +187,10 @@ def autocorrelation_time(values_S: Floats) -> float:
     time_S = 2 * np.cumsum(covariance_S / covariance_S[0]) - 1
     enough = np.arange(len(v)) >= WINDOW_TIMES * time_S
     return max(1.0, float(time_S[np.argmax(enough)] if enough.any() else time_S[-1]))
+
+
+def _ends(interval: Interval) -> str:
+    return f"{interval.effect:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
 
 
 def _covariance(values_2S: Floats, weight_S: Floats, blocks: int) -> Floats:

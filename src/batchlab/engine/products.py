@@ -10,9 +10,13 @@ Shapes: R replicas, M and N rows and columns of the product, K what is summed ov
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+
+from batchlab.spec import Matmul
 
 
 def _wider_than_mkl() -> bool:
@@ -33,6 +37,17 @@ _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_l
 # Where oneDNN's call, some 18 us longer than MKL's, is worth it by measurement (docs/engine.md).
 _LEAST = 64  # columns, and rows that are summed over
 _LEAST_WORK = 2**21 if _WIDER else 2**24  # multiplications
+
+
+@contextmanager
+def multiplying(matmul: Matmul) -> Iterator[None]:
+    """Where products of float32 on CUDA round their factors to TF32 just if that is asked for."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if matmul == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def product(a_RMK: torch.Tensor, b_RKN: torch.Tensor) -> torch.Tensor:

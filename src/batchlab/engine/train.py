@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from batchlab.engine.draws import epoch_order, generator
+from batchlab.engine.products import multiplying
 from batchlab.engine.replicas import Replicas, replicas
 from batchlab.engine.state import Position, RunState, RunStatus
 from batchlab.probes.classification import Classification
@@ -203,7 +204,8 @@ class _Runs:
             count = due[0]
         elif due:
             self._look_ahead(due)
-        self._replicas.steps(*self._batches(count), phase.batch_size)
+        with multiplying(self._runs[0].spec.matmul):
+            self._replicas.steps(*self._batches(count), phase.batch_size)
         for run, bad in zip(self._runs, self._replicas.first_diverged(), strict=True):
             if bad is not None and run.diverged is None:
                 run.diverged = replace(here, step=here.step + bad + 1)
