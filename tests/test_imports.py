@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "analysis": {"record", "spec"},
     "studies": {"spec", "record", "analysis"},
     "report": {"record"},
+    "integrations": {"probes", "record", "spec", "analysis"},
     "printing": set(),
     "progress": set(),
     "stopping": set(),

@@ -97,15 +97,14 @@ class PerExampleNorms:
     ```
 
     Nothing is kept but the layers' inputs until they have gone backward, and (B) norms until they
-    are taken. Set `active` to False for steps that are not measured. Raises `UserError` with the
-    names of all modules that are not supported.
+    are taken. Set `active` to False for steps that are not measured: the model then has no hooks.
+    Raises `UserError` with the names of all modules that are not supported.
     """
 
     def __init__(self, model: nn.Module) -> None:
         problems = [f"{name or 'the model'} ({why})" for name, why in unsupported(model).items()]
         if problems:
             raise UserError(f"no per-example gradients: {', '.join(problems)}; use chunks instead")
-        self.active = True
         self._layers = [
             _Layer(name, module)
             for name, module in model.named_modules()
@@ -117,10 +116,30 @@ class PerExampleNorms:
             f"{layer.name}.{k}".lstrip(".") for layer in self._layers for k in layer.parameters
         )
         self._parameters = [p for layer in self._layers for p in layer.parameters.values()]
-        self._handles: list[RemovableHandle] = [
-            layer.module.register_forward_hook(partial(self._forward, layer))
-            for layer in self._layers
-        ]
+        self._handles: list[RemovableHandle] = []
+        self.active = True
+
+    @property
+    def active(self) -> bool:
+        """Whether the model has its hooks."""
+        return self._active
+
+    @active.setter
+    def active(self, wanted: bool) -> None:
+        self._active = wanted  # also asked by hooks in a graph that has not gone backward yet
+        if wanted and not self._handles:
+            self._handles = [
+                layer.module.register_forward_hook(partial(self._forward, layer))
+                for layer in self._layers
+            ]
+        elif not wanted:
+            while self._handles:
+                self._handles.pop().remove()
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Examples of each micro-batch since the last `take`, as the first layer saw them."""
+        return tuple(self._layers[0].sizes)
 
     def __enter__(self) -> "PerExampleNorms":
         return self
@@ -130,9 +149,7 @@ class PerExampleNorms:
 
     def remove(self) -> None:
         """Take the hooks off the model."""
-        self.active = False  # of hooks in a graph that has not gone backward yet
-        for handle in self._handles:
-            handle.remove()
+        self.active = False
         self.discard()
 
     def discard(self) -> None:
@@ -202,24 +219,25 @@ class PerExampleNorms:
         return first
 
     def _forward(self, layer: _Layer, _: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> None:
-        if self.active and args and z.requires_grad:
+        if args and z.requires_grad:
             # A view that is changed in place leaves the graph; the tensor it is a view of stays.
-            base = z._base if z._is_view() else None
+            base = z._base
             kept = z if base is None or base.numel() != z.numel() else base
-            # The hook lives and dies with the graph, and holds no part of it.
-            kept.register_hook(partial(self._backward, layer, args[0].detach(), z.shape))
+            # The hook lives and dies with the graph, and holds no part of it that comes later.
+            kept.register_hook(partial(self._backward, layer, args[0], z.shape))
 
     def _backward(self, layer: _Layer, a: Tensor, shape: torch.Size, d: Tensor) -> None:
-        if not self.active or len(shape) < 2:
+        if not self._active or len(shape) < 2:
             return
-        d = d.reshape(shape)
-        if d.ndim == 2:
-            norms = layer.of(layer.module, a, d.detach())
+        if torch.is_grad_enabled():  # a graph of the backward pass itself was asked for
+            a, d = a.detach(), d.detach()
+        if len(shape) == 2:
+            norms = layer.of(layer.module, a, d if d.shape == shape else d.reshape(shape))
         else:  # matrix products are not to be rounded to half precision, whatever the pass runs in
-            with torch.autocast(d.device.type, enabled=False):
-                norms = layer.of(layer.module, a, d.detach())
+            with torch.no_grad(), torch.autocast(d.device.type, enabled=False):
+                norms = layer.of(layer.module, a, d.reshape(shape))
         if not layer.all_wanted:
             norms = [n for n, wanted in zip(norms, layer.wanted, strict=True) if wanted]
         layer.seen.append(norms)
-        layer.sizes.append(d.shape[0])
+        layer.sizes.append(shape[0])
         layer.passes.append(torch._C._current_graph_task_id())
