@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Self
 
-from batchlab.record import Reading
+from batchlab.record import ALL, Reading
 from batchlab.spec import UserError
 
 
@@ -52,3 +52,8 @@ class Watch(ABC):
     @abstractmethod
     def _prepare(self, measured: bool) -> None:
         """Make ready for a step that is measured, or for one that is not."""
+
+
+def flat(readings: list[Reading]) -> dict[str, float]:
+    """Readings under one name each: the quantity's, with `/layer` unless it is of all of them."""
+    return {r.name if r.layer == ALL else f"{r.name}/{r.layer}": float(r.value) for r in readings}

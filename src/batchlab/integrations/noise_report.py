@@ -30,8 +30,8 @@ class NoiseReport:
         for layer, one in {ALL: self.estimate, **self.layers}.items():
             if one.decided:
                 rows.append(Reading("noise_scale", layer, one.scale.effect))
-                rows.append(Reading("noise_scale_high", layer, one.scale.high))
-            rows.append(Reading("noise_scale_low", layer, one.scale.low))
+                rows.append(Reading("noise_scale_high", layer, float(one.scale.high)))
+            rows.append(Reading("noise_scale_low", layer, float(one.scale.low)))
             rows.append(Reading("gradient_variance", layer, one.trace.effect))
             rows.append(Reading("gradient_square", layer, one.square.effect))
         return rows

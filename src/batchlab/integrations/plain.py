@@ -12,6 +12,7 @@ print(watch.compute())
 Shapes: P parameters, S measured steps.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -23,7 +24,8 @@ from batchlab.analysis.noise_scale import estimate
 from batchlab.integrations.base import Watch
 from batchlab.integrations.curve import Curve
 from batchlab.integrations.noise_report import NoiseReport
-from batchlab.integrations.sources import MicroBatches, Reduction, Source, source
+from batchlab.integrations.sources import Divided, MicroBatches, Reduction, Source, source
+from batchlab.integrations.witness import Witness
 from batchlab.probes.noise_scale import NoiseStatistics
 from batchlab.probes.parts import Parts
 from batchlab.probes.squares import wide
@@ -43,9 +45,10 @@ class NoiseScale(Watch):
     - `every`: measure one step in so many; the model has no hooks in the others.
     - `by_layer`: every parameter's noise scale too.
     - `reduction`: of the loss over a (micro-)batch's examples.
-    - `divided`: whether the loop divides the loss by the number of micro-batches.
+    - `divided`: whether the loop divides the loss by the number of micro-batches, or by what.
     - `metric="optimizer"`: in the metric of Adam, AdamW, RMSprop, Adagrad; from micro-batches.
     - `scaler`: the loop's `GradScaler`, whose factor is taken out, before or after `unscale_`.
+    - `clipped`: `step` stands after gradients were clipped by their norm, which is then undone.
     - `population`: N where batches are drawn without replacement from so few examples that it
       matters.
 
@@ -61,9 +64,10 @@ class NoiseScale(Watch):
         every: int = 1,
         by_layer: bool = False,
         reduction: Reduction = "mean",
-        divided: bool = True,
+        divided: Divided = True,
         metric: Literal["plain", "optimizer"] = "plain",
         scaler: GradScaler | None = None,
+        clipped: bool = False,
         population: int | None = None,
     ) -> None:
         super().__init__(every)
@@ -73,7 +77,10 @@ class NoiseScale(Watch):
         if reduction not in ("mean", "sum"):
             raise UserError(f"reduction={reduction!r}: 'mean' or 'sum', as the loss has it")
         self._model, self._optimizer, self._scaler = model, optimizer, scaler
-        self._reduction, self._divided, self._by_layer = reduction, divided, by_layer
+        self.divided = divided  # may be set anew between steps
+        self._reduction: Reduction = reduction
+        self._by_layer = by_layer
+        self._witness = Witness(model) if clipped else None
         self._source: Source = source(model, optimizer if metric == "optimizer" else None)
         names = self._source.names if by_layer else (ALL,)
         self._statistics = NoiseStatistics(names, population)
@@ -109,7 +116,7 @@ class NoiseScale(Watch):
 
     def _look(self) -> None:
         try:
-            step = self._source.take(self._reduction, self._divided)
+            step = self._source.take(self._reduction, self.divided)
         except UserError as error:
             if isinstance(self._source, MicroBatches) or self._statistics.steps:
                 raise
@@ -125,12 +132,18 @@ class NoiseScale(Watch):
         norms_2P = step.norms_2P
         if not self._by_layer:
             norms_2P = torch.linalg.vector_norm(norms_2P, dim=1, keepdim=True)
-        if self._scaler is not None and self._scaler._scale is not None:
-            seen = self._scaler._scale
+        factor = self._scaler._scale if self._scaler is not None else None
+        if self._witness is not None:
+            left = self._witness.left()
+            norms_2P = norms_2P / torch.stack([torch.ones_like(left), left])[:, None]
+        elif factor is not None:
             # After `unscale_`, `.grad` has the factor no more; what the hooks saw had it.
+            assert self._scaler is not None
             state = self._scaler._per_optimizer_states.get(id(self._optimizer))
-            unscaled = state is not None and state["stage"].name != "READY"
-            norms_2P = norms_2P / torch.stack([seen, torch.ones_like(seen) if unscaled else seen])
+            if state is not None and state["stage"].name != "READY":
+                norms_2P = torch.stack([norms_2P[0], norms_2P[1] * factor])
+        if factor is not None:
+            norms_2P = norms_2P / factor
         return step._replace(norms_2P=norms_2P)
 
     def _fall_back(self, why: str) -> None:
@@ -141,8 +154,14 @@ class NoiseScale(Watch):
         names = self._source.names if self._by_layer else (ALL,)
         self._statistics = NoiseStatistics(names, population)
 
+    def micro_batch(self, examples: int) -> None:
+        """A micro-batch begins: for loops whose model is not called as a whole."""
+        self._source.begin(examples)
+
     def _prepare(self, measured: bool) -> None:
         self._source.active = measured
+        if self._witness is not None:
+            self._witness.active = measured
 
 
 class GradientNorm(Watch):
@@ -192,23 +211,22 @@ class Distance(Watch):
         return self._curve.readings()
 
     def _look(self) -> None:
-        # Differences of numbers near to each other are exact, in single precision too.
         with torch.no_grad():
-            self._curve.update(
-                self.steps, _norms(torch._foreach_sub(self._parameters, self._begun))
-            )
+            # A difference has all its digits in single precision too: only the sums round.
+            moved = torch._foreach_add(self._parameters, self._begun, alpha=-1)
+            self._curve.update(self.steps, _norms(moved))
 
     def _prepare(self, measured: bool) -> None:
         pass
 
 
-def _norms(tensors: list[Tensor]) -> Tensor:
+def _norms(tensors: Sequence[Tensor]) -> Tensor:
     """Euclidean norms (P), in single precision at least."""
     with torch.no_grad():
         return torch.stack(torch._foreach_norm([wide(t) for t in tensors]))
 
 
-def _trained(model: nn.Module) -> tuple[list[nn.Parameter], tuple[str, ...]]:
+def _trained(model: nn.Module) -> tuple[list[Tensor], tuple[str, ...]]:
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trained:
         raise UserError("the model has no parameter that is trained")

@@ -8,6 +8,7 @@ one example, accumulation that an epoch's end cut to one micro-batch).
 from typing import Literal, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
@@ -22,6 +23,7 @@ from batchlab.probes.ranks import RankNorms
 from batchlab.spec import UserError
 
 Reduction = Literal["mean", "sum"]
+Divided = bool | int
 
 
 class Source(Protocol):
@@ -31,8 +33,14 @@ class Source(Protocol):
     told: str  # what a batch's parts are, and why not something finer
     active: bool
 
-    def take(self, reduction: Reduction, divided: bool) -> Parts | None:
-        """The step's norms. `divided`: the loss was, by the number of micro-batches."""
+    def take(self, reduction: Reduction, divided: Divided) -> Parts | None:
+        """The step's norms; the loss was divided by the number of micro-batches, or by `divided`.
+
+        False is for a loss that was not divided.
+        """
+
+    def begin(self, examples: int) -> None:
+        """A micro-batch begins, in a loop that knows; without it, it is seen by a model's call."""
 
     def remove(self) -> None:
         """Take the hooks off the model."""
@@ -57,13 +65,16 @@ class Examples:
         if wanted != self._norms.active:
             self._norms.active = wanted
 
-    def take(self, reduction: Reduction, divided: bool) -> Parts | None:
+    def take(self, reduction: Reduction, divided: Divided) -> Parts | None:
         """As `Source.take`; raises `UserError` where a layer can't be told."""
         sizes = self._norms.sizes
         if sum(sizes) == 1:
             self._norms.discard()
             return None
-        return self._norms.take(reduction, 1 / len(sizes) if divided and sizes else 1.0)
+        return self._norms.take(reduction, 1 / _divisor(divided, len(sizes)))
+
+    def begin(self, examples: int) -> None:
+        """Nothing to do: layers see their examples."""
 
     def remove(self) -> None:
         """Take the hooks off the model."""
@@ -84,6 +95,7 @@ class MicroBatches:
         self.told = f"micro-batches{why}"
         self._model, self._metric_of = model, metric_of
         self._examples: list[int] = []  # of the model's calls since the last backward pass
+        self._told_by_loop = False
         self._ready = False  # whether some step was in two micro-batches
         self._handle: RemovableHandle | None = None
         self.active = True
@@ -102,7 +114,7 @@ class MicroBatches:
             self._handle.remove()
             self._handle = None
 
-    def take(self, reduction: Reduction, divided: bool) -> Parts | None:
+    def take(self, reduction: Reduction, divided: Divided) -> Parts | None:
         """As `Source.take`; raises `UserError` where the first step is in one micro-batch."""
         if self._norms.reached:
             self._close()
@@ -121,22 +133,29 @@ class MicroBatches:
                 f"gradients over two micro-batches or more a step"
             )
         self._ready = True
-        return self._norms.take(reduction, 1 / len(sizes) if divided else 1.0)
+        return self._norms.take(reduction, 1 / _divisor(divided, len(sizes)))
 
     def remove(self) -> None:
         """Take the hooks off the model."""
         self.active = False
         self._norms.remove()
 
+    def begin(self, examples: int) -> None:
+        """A micro-batch begins; a loop that says so once says so always."""
+        self._told_by_loop = True
+        if self.active:
+            self._begin(examples)
+
     def _called(self, _: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        # Neither an evaluation nor a recomputation of activations is a micro-batch.
-        if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1:
-            return
+        if not self._told_by_loop and _trains():
+            self._begin(first_dimension([*args, *kwargs.values()]))
+
+    def _begin(self, examples: int) -> None:
         if self._norms.reached:
             self._close()
         elif self._metric_of is not None and not self._norms.sizes:
             self._norms.roots = _roots(self._model, self._metric_of)
-        self._examples.append(first_dimension([*args, *kwargs.values()]))
+        self._examples.append(examples)
 
     def _close(self) -> None:
         calls, self._examples = self._examples, []
@@ -176,29 +195,39 @@ class Ranks:
             self._handle.remove()
             self._handle = None
 
-    def take(self, reduction: Reduction, divided: bool) -> Parts | None:
+    def take(self, reduction: Reduction, divided: Divided) -> Parts | None:
         """As `Source.take`, on every rank."""
         calls, self._calls = self._calls, []
         if not calls:
             raise UserError("the model was not called: step after its backward pass")
         scale = float(sum(calls)) if reduction == "sum" else float(len(calls))
-        return self._norms.take(sum(calls), scale / len(calls) if divided else scale)
+        return self._norms.take(sum(calls), scale / _divisor(divided, len(calls)))
+
+    def begin(self, examples: int) -> None:
+        """Nothing to do: calls of a data parallel model are always seen."""
 
     def remove(self) -> None:
         """Stop looking; DDP has no way to take a communication hook off again."""
         self.active = False
 
     def _called(self, _: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        if torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
+        if _trains():
             self._calls.append(first_dimension([*args, *kwargs.values()]))
 
 
 def source(model: nn.Module, metric_of: Optimizer | None = None) -> Source:
     """The finest source that the model allows; raises `UserError` where there is none."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if not isinstance(model, DistributedDataParallel):
+            raise UserError(
+                "several ranks: watch the DistributedDataParallel model, not its module"
+            )
     if isinstance(model, DistributedDataParallel):
         if metric_of is not None:
             raise UserError("data parallel ranks have no optimizer's metric: metric='plain'")
         return Ranks(model)
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        raise UserError("several ranks: watch the DistributedDataParallel model, not its module")
     if metric_of is not None:
         return MicroBatches(model, " in the optimizer's metric", metric_of)
     if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
@@ -211,6 +240,17 @@ def source(model: nn.Module, metric_of: Optimizer | None = None) -> Source:
     name, why = next(iter(problems.items()))
     more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
     return MicroBatches(model, f" ({name or 'the model'}: {why}{more})")
+
+
+def _trains() -> bool:
+    """Neither an evaluation nor activations that a backward pass computes again."""
+    return torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1
+
+
+def _divisor(divided: Divided, micro_batches: int) -> int:
+    if divided is True:
+        return max(micro_batches, 1)
+    return divided or 1
 
 
 def first_dimension(values: list[object]) -> int:
