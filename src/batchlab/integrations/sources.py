@@ -217,15 +217,12 @@ class Ranks:
 
 def source(model: nn.Module, metric_of: Optimizer | None = None) -> Source:
     """The finest source that the model allows; raises `UserError` where there is none."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        if not isinstance(model, DistributedDataParallel):
-            raise UserError(
-                "several ranks: watch the DistributedDataParallel model, not its module"
-            )
     if isinstance(model, DistributedDataParallel):
         if metric_of is not None:
             raise UserError("data parallel ranks have no optimizer's metric: metric='plain'")
         return Ranks(model)
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        raise UserError("several ranks: watch the DistributedDataParallel model, not its module")
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         raise UserError("several ranks: watch the DistributedDataParallel model, not its module")
     if metric_of is not None:
