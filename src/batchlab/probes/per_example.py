@@ -55,17 +55,7 @@ def unsupported(model: nn.Module) -> dict[str, str]:
 class _Layer:
     """One module: which parameters it has, and what its backward passes have shown."""
 
-    __slots__ = (
-        "all_wanted",
-        "module",
-        "name",
-        "of",
-        "parameters",
-        "passes",
-        "seen",
-        "sizes",
-        "wanted",
-    )
+    __slots__ = ("all_wanted", "module", "name", "of", "parameters", "passes", "wanted")
 
     def __init__(self, name: str, module: nn.Module) -> None:
         self.name, self.module, self.of = name, module, LAYERS[type(module)]
@@ -73,15 +63,7 @@ class _Layer:
         self.wanted = [p.requires_grad for p in there.values()]
         self.all_wanted = all(self.wanted)
         self.parameters = {k: p for k, p in there.items() if p.requires_grad}
-        self.passes: list[int] = []  # which backward pass each of `seen` is from
-        self.seen: list[Norms] = []
-        self.sizes: list[int] = []  # examples of each of `seen`
-
-    def clear(self) -> None:
-        """Forget the passes."""
-        self.passes.clear()
-        self.seen.clear()
-        self.sizes.clear()
+        self.passes: list[tuple[int, int, Norms]] = []  # of each: its number, examples, norms
 
 
 class PerExampleNorms:
@@ -139,7 +121,7 @@ class PerExampleNorms:
     @property
     def sizes(self) -> tuple[int, ...]:
         """Examples of each micro-batch since the last `take`, as the first layer saw them."""
-        return tuple(self._layers[0].sizes)
+        return tuple(size for _, size, _ in self._layers[0].passes)
 
     def __enter__(self) -> "PerExampleNorms":
         return self
@@ -155,7 +137,7 @@ class PerExampleNorms:
     def discard(self) -> None:
         """Forget what backward passes have shown since the last `take`."""
         for layer in self._layers:
-            layer.clear()
+            layer.passes.clear()
 
     def take(self, reduction: Reduction = "mean", loss_scale: float | Tensor = 1.0) -> Parts:
         """The norms of a step: its examples' own from the hooks, the whole's from `.grad`.
@@ -180,7 +162,7 @@ class PerExampleNorms:
         # Example i of micro-batch m has weight 1 / (M B_m) in the whole, or 1/n of a sum.
         own_MP = []
         for m, size in enumerate(sizes):
-            norm_PB = torch.stack([v for layer in self._layers for v in layer.seen[m]])
+            norm_PB = torch.stack([v for layer in self._layers for v in layer.passes[m][2]])
             of_mean = sqrt(size / len(sizes)) if reduction == "mean" else sqrt(1 / examples)
             own_MP.append(torch.linalg.vector_norm(norm_PB, dim=1) * of_mean)
         own_P = own_MP[0] if len(sizes) == 1 else torch.stack(own_MP).square().sum(0).sqrt()
@@ -202,10 +184,10 @@ class PerExampleNorms:
 
     def _sizes(self) -> list[int]:
         """Examples of each micro-batch, if all layers agree on them."""
-        first = self._layers[0].sizes
+        first = [size for _, size, _ in self._layers[0].passes]
         for layer in self._layers:
-            sizes = layer.sizes
-            if len(sizes) > 1 and len(set(layer.passes)) < len(sizes):
+            sizes = [size for _, size, _ in layer.passes]
+            if len(sizes) > 1 and len({number for number, _, _ in layer.passes}) < len(sizes):
                 raise UserError(f"{layer.name} is called twice in one pass; use chunks instead")
             if not sizes:
                 raise UserError(
@@ -238,6 +220,4 @@ class PerExampleNorms:
                 norms = layer.of(layer.module, a, d.reshape(shape))
         if not layer.all_wanted:
             norms = [n for n, wanted in zip(norms, layer.wanted, strict=True) if wanted]
-        layer.seen.append(norms)
-        layer.sizes.append(shape[0])
-        layer.passes.append(torch._C._current_graph_task_id())
+        layer.passes.append((torch._C._current_graph_task_id(), shape[0], norms))
