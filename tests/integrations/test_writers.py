@@ -63,11 +63,12 @@ def test_mlflow(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     with WeightsAndBiases(project="watch", dir=str(tmp_path)) as writer:
         write(writer)
+    wandb.teardown()  # what is under way to the file gets there
     (run,) = (tmp_path / "wandb").glob("offline-run-*")
     (log,) = run.glob("*.wandb")
     kept = log.read_bytes()
