@@ -82,7 +82,7 @@ def susceptibility(seed: int) -> tuple[float, bool]:
 def lightning(samples: int) -> int:
     """The size that its batch-size scaler leaves for a data set of so many samples."""
     import lightning.pytorch as pl
-    from lightning.pytorch.tuner import Tuner
+    from lightning.pytorch.tuner.tuning import Tuner
 
     class Module(pl.LightningModule):  # type: ignore[misc, unused-ignore]
         def __init__(self) -> None:
@@ -105,7 +105,7 @@ def lightning(samples: int) -> int:
         accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    Tuner(trainer).scale_batch_size(module, mode="power", max_trials=10)
+    Tuner(trainer).scale_batch_size(module, mode="power")
     return module.batch_size
 
 
