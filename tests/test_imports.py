@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "sweep": {"engine", "workloads", "analysis", "backends", "spec"},
     "report": {"record"},
     "options": set(),
+    "integrations": {"probes", "record", "spec", "analysis"},
     "printing": set(),
     "progress": set(),
     "stopping": set(),

@@ -10,6 +10,7 @@ from batchlab.spec import Cadence, Optimizer, Phase, TrainSpec, TrialsSpec, User
 if TYPE_CHECKING:
     import pandas as pd
 
+    from batchlab.integrations.plain import Distance, GradientNorm, NoiseScale
     from batchlab.workloads.objective import ACCURACY, Metric
     from batchlab.workloads.user import UserWorkload
 
@@ -17,7 +18,10 @@ __version__ = "0.1.0"
 __all__ = [
     "ACCURACY",
     "Cadence",
+    "Distance",
+    "GradientNorm",
     "Metric",
+    "NoiseScale",
     "Optimizer",
     "Phase",
     "TrainSpec",
@@ -28,7 +32,10 @@ __all__ = [
 ]
 LAZY = {  # these want torch, which importing the package must not
     "ACCURACY": "batchlab.workloads.objective",
+    "Distance": "batchlab.integrations.plain",
+    "GradientNorm": "batchlab.integrations.plain",
     "Metric": "batchlab.workloads.objective",
+    "NoiseScale": "batchlab.integrations.plain",
     "UserWorkload": "batchlab.workloads.user",
 }
 

@@ -53,9 +53,33 @@ class ChunkNorms:
         self._unclosed = False  # a parameter was reached twice since the last close
         self._norms: list[Tensor] = []  # (P) of each chunk
         self._sizes: list[int] = []
-        self._handles: list[RemovableHandle] = [
-            p.register_hook(partial(self._backward, k)) for k, p in enumerate(self._parameters)
-        ]
+        self._handles: list[RemovableHandle] = []
+        self.active = True
+
+    @property
+    def active(self) -> bool:
+        """Whether the parameters have their hooks; set it between steps."""
+        return bool(self._handles)
+
+    @active.setter
+    def active(self, wanted: bool) -> None:
+        if wanted and not self._handles:
+            self._handles = [
+                p.register_hook(partial(self._backward, k)) for k, p in enumerate(self._parameters)
+            ]
+        elif not wanted:
+            while self._handles:
+                self._handles.pop().remove()
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Examples of each closed chunk since the last `take`."""
+        return tuple(self._sizes)
+
+    @property
+    def reached(self) -> bool:
+        """Whether a backward pass has come since the last `close`."""
+        return bool(self._open)
 
     def __enter__(self) -> "ChunkNorms":
         return self
@@ -65,8 +89,7 @@ class ChunkNorms:
 
     def remove(self) -> None:
         """Take the hooks off the model."""
-        for handle in self._handles:
-            handle.remove()
+        self.active = False
         self.discard()
 
     def discard(self) -> None:

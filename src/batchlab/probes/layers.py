@@ -4,11 +4,13 @@ Every function takes a module, its input and the gradient by its output, (B, ...
 the norms of its weight and, where there is one, its bias. What is a position and what a feature
 differs by layer; `squares` has the formulas.
 
-Shapes: B examples, T positions, I inputs, O outputs, W features of a norm, G examples times groups.
+Shapes: B examples, T positions, I inputs, O outputs, W features of a norm, G examples times groups,
+K rows of a convolution's kernel.
 """
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,8 +38,10 @@ def _convolution(module: nn.Conv1d | nn.Conv2d, a: Tensor, d: Tensor) -> Norms:
         a, kernel, stride, dilation = a[:, :, None], (1, *kernel), (1, *stride), (1, *dilation)
     d_BOT = squares.wide(d.flatten(2))
     d_GTO = d_BOT.unflatten(1, (module.groups, -1)).flatten(0, 1).mT
-    seen_GTI = squares.patches(a, kernel, stride, dilation, module.groups)
-    weight_B = squares.norms(squares.linear(seen_GTI, d_GTO).unflatten(0, (-1, module.groups)))
+    rows = squares.kernel_rows(a, kernel, stride, dilation, module.groups)
+    row_KG = torch.stack([squares.linear(row_GTI, d_GTO) for row_GTI in rows])
+    norm_G = torch.linalg.vector_norm(row_KG, dim=0)
+    weight_B = squares.norms(norm_G.unflatten(0, (-1, module.groups)))
     return [weight_B] if module.bias is None else [weight_B, squares.norms(d_BOT.sum(2))]
 
 

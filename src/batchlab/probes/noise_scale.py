@@ -26,7 +26,7 @@ class NoiseStatistics:
     def __init__(self, names: Sequence[str], population: int | None = None) -> None:
         """`names` are those of the parameters, in the order in which norms are given."""
         self._names = tuple(names)
-        self._population = population
+        self.population = population
         self._pending: list[torch.Tensor] = []
         self._norms: list[np.ndarray] = []  # (steps, 2, P) each
         self._sizes: list[tuple[int, float, float]] = []
@@ -45,7 +45,7 @@ class NoiseStatistics:
 
     def merge(self, other: Self) -> None:
         """Append the steps of another accumulator of the same parameters."""
-        if other._names != self._names or other._population != self._population:
+        if other._names != self._names or other.population != self.population:
             raise UserError("only accumulators of the same parameters and population merge")
         self._fetch()
         other._fetch()
@@ -63,13 +63,18 @@ class NoiseStatistics:
         sizes_S3 = np.array(self._sizes, dtype=np.float64)[finite_S]
         n_S1, small_S1, big_S1 = sizes_S3.T[:, :, None]
         tau_SP, square_SP = unbiased(
-            square_S2P[:, 0], square_S2P[:, 1], small_S1, big_S1, self._population
+            square_S2P[:, 0], square_S2P[:, 1], small_S1, big_S1, self.population
         )
         series = {
             name: NoiseSeries(tau_SP[:, p], square_SP[:, p], n_S1[:, 0])
             for p, name in enumerate(self._names)
         }
         return {ALL: NoiseSeries(tau_SP.sum(1), square_SP.sum(1), n_S1[:, 0])} | series
+
+    @property
+    def steps(self) -> int:
+        """How many steps were seen, skipped ones included."""
+        return len(self._sizes)
 
     @property
     def skipped(self) -> int:

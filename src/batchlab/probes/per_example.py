@@ -55,17 +55,7 @@ def unsupported(model: nn.Module) -> dict[str, str]:
 class _Layer:
     """One module: which parameters it has, and what its backward passes have shown."""
 
-    __slots__ = (
-        "all_wanted",
-        "module",
-        "name",
-        "of",
-        "parameters",
-        "passes",
-        "seen",
-        "sizes",
-        "wanted",
-    )
+    __slots__ = ("all_wanted", "module", "name", "of", "parameters", "passes", "wanted")
 
     def __init__(self, name: str, module: nn.Module) -> None:
         self.name, self.module, self.of = name, module, LAYERS[type(module)]
@@ -73,15 +63,7 @@ class _Layer:
         self.wanted = [p.requires_grad for p in there.values()]
         self.all_wanted = all(self.wanted)
         self.parameters = {k: p for k, p in there.items() if p.requires_grad}
-        self.passes: list[int] = []  # which backward pass each of `seen` is from
-        self.seen: list[Norms] = []
-        self.sizes: list[int] = []  # examples of each of `seen`
-
-    def clear(self) -> None:
-        """Forget the passes."""
-        self.passes.clear()
-        self.seen.clear()
-        self.sizes.clear()
+        self.passes: list[tuple[int, int, Norms]] = []  # of each: its number, examples, norms
 
 
 class PerExampleNorms:
@@ -97,15 +79,14 @@ class PerExampleNorms:
     ```
 
     Nothing is kept but the layers' inputs until they have gone backward, and (B) norms until they
-    are taken. Set `active` to False for steps that are not measured. Raises `UserError` with the
-    names of all modules that are not supported.
+    are taken. Set `active` to False for steps that are not measured: the model then has no hooks.
+    Raises `UserError` with the names of all modules that are not supported.
     """
 
     def __init__(self, model: nn.Module) -> None:
         problems = [f"{name or 'the model'} ({why})" for name, why in unsupported(model).items()]
         if problems:
             raise UserError(f"no per-example gradients: {', '.join(problems)}; use chunks instead")
-        self.active = True
         self._layers = [
             _Layer(name, module)
             for name, module in model.named_modules()
@@ -117,10 +98,30 @@ class PerExampleNorms:
             f"{layer.name}.{k}".lstrip(".") for layer in self._layers for k in layer.parameters
         )
         self._parameters = [p for layer in self._layers for p in layer.parameters.values()]
-        self._handles: list[RemovableHandle] = [
-            layer.module.register_forward_hook(partial(self._forward, layer))
-            for layer in self._layers
-        ]
+        self._handles: list[RemovableHandle] = []
+        self.active = True
+
+    @property
+    def active(self) -> bool:
+        """Whether the model has its hooks."""
+        return self._active
+
+    @active.setter
+    def active(self, wanted: bool) -> None:
+        self._active = wanted  # also asked by hooks in a graph that has not gone backward yet
+        if wanted and not self._handles:
+            self._handles = [
+                layer.module.register_forward_hook(partial(self._forward, layer))
+                for layer in self._layers
+            ]
+        elif not wanted:
+            while self._handles:
+                self._handles.pop().remove()
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Examples of each micro-batch since the last `take`, as the first layer saw them."""
+        return tuple(size for _, size, _ in self._layers[0].passes)
 
     def __enter__(self) -> "PerExampleNorms":
         return self
@@ -130,15 +131,13 @@ class PerExampleNorms:
 
     def remove(self) -> None:
         """Take the hooks off the model."""
-        self.active = False  # of hooks in a graph that has not gone backward yet
-        for handle in self._handles:
-            handle.remove()
+        self.active = False
         self.discard()
 
     def discard(self) -> None:
         """Forget what backward passes have shown since the last `take`."""
         for layer in self._layers:
-            layer.clear()
+            layer.passes.clear()
 
     def take(self, reduction: Reduction = "mean", loss_scale: float | Tensor = 1.0) -> Parts:
         """The norms of a step: its examples' own from the hooks, the whole's from `.grad`.
@@ -163,7 +162,7 @@ class PerExampleNorms:
         # Example i of micro-batch m has weight 1 / (M B_m) in the whole, or 1/n of a sum.
         own_MP = []
         for m, size in enumerate(sizes):
-            norm_PB = torch.stack([v for layer in self._layers for v in layer.seen[m]])
+            norm_PB = torch.stack([v for layer in self._layers for v in layer.passes[m][2]])
             of_mean = sqrt(size / len(sizes)) if reduction == "mean" else sqrt(1 / examples)
             own_MP.append(torch.linalg.vector_norm(norm_PB, dim=1) * of_mean)
         own_P = own_MP[0] if len(sizes) == 1 else torch.stack(own_MP).square().sum(0).sqrt()
@@ -185,10 +184,10 @@ class PerExampleNorms:
 
     def _sizes(self) -> list[int]:
         """Examples of each micro-batch, if all layers agree on them."""
-        first = self._layers[0].sizes
+        first = [size for _, size, _ in self._layers[0].passes]
         for layer in self._layers:
-            sizes = layer.sizes
-            if len(sizes) > 1 and len(set(layer.passes)) < len(sizes):
+            sizes = [size for _, size, _ in layer.passes]
+            if len(sizes) > 1 and len({number for number, _, _ in layer.passes}) < len(sizes):
                 raise UserError(f"{layer.name} is called twice in one pass; use chunks instead")
             if not sizes:
                 raise UserError(
@@ -202,24 +201,23 @@ class PerExampleNorms:
         return first
 
     def _forward(self, layer: _Layer, _: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> None:
-        if self.active and args and z.requires_grad:
+        if args and z.requires_grad:
             # A view that is changed in place leaves the graph; the tensor it is a view of stays.
-            base = z._base if z._is_view() else None
+            base = z._base
             kept = z if base is None or base.numel() != z.numel() else base
-            # The hook lives and dies with the graph, and holds no part of it.
-            kept.register_hook(partial(self._backward, layer, args[0].detach(), z.shape))
+            # The hook lives and dies with the graph, and holds no part of it that comes later.
+            kept.register_hook(partial(self._backward, layer, args[0], z.shape))
 
     def _backward(self, layer: _Layer, a: Tensor, shape: torch.Size, d: Tensor) -> None:
-        if not self.active or len(shape) < 2:
+        if not self._active or len(shape) < 2:
             return
-        d = d.reshape(shape)
-        if d.ndim == 2:
-            norms = layer.of(layer.module, a, d.detach())
+        if torch.is_grad_enabled():  # a graph of the backward pass itself was asked for
+            a, d = a.detach(), d.detach()
+        if len(shape) == 2:
+            norms = layer.of(layer.module, a, d if d.shape == shape else d.reshape(shape))
         else:  # matrix products are not to be rounded to half precision, whatever the pass runs in
-            with torch.autocast(d.device.type, enabled=False):
-                norms = layer.of(layer.module, a, d.detach())
+            with torch.no_grad(), torch.autocast(d.device.type, enabled=False):
+                norms = layer.of(layer.module, a, d.reshape(shape))
         if not layer.all_wanted:
             norms = [n for n, wanted in zip(norms, layer.wanted, strict=True) if wanted]
-        layer.seen.append(norms)
-        layer.sizes.append(d.shape[0])
-        layer.passes.append(torch._C._current_graph_task_id())
+        layer.passes.append((torch._C._current_graph_task_id(), shape[0], norms))

@@ -13,6 +13,8 @@ Shapes: B examples, T positions, I inputs, O outputs or channels, V rows of a ta
 weight or bias of one example, flattened.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -86,18 +88,26 @@ def embedding(index_BT: Tensor, d_BTO: Tensor, padding: int | None) -> Tensor:
     return norms(rows_BTO)
 
 
-def patches(
+def kernel_rows(
     x: Tensor,
     kernel: tuple[int, ...],
     stride: tuple[int, ...],
     dilation: tuple[int, ...],
     groups: int,
-) -> Tensor:
-    """What a convolution's kernel sees at every output position, of padded x (B G, T, I).
+) -> Iterator[Tensor]:
+    """What each row of a convolution's kernel sees at every output position (B G, T, I).
 
-    x is (B, channels, height, width); T runs over output pixels, I over a group's channels times
-    the kernel, and groups stand as examples of their own.
+    x is (B, channels, height, width), padded; T runs over output pixels, I over a group's channels
+    times the kernel's width, and groups stand as examples of their own. Only the width is copied
+    out: rows of the kernel are views into that, so their gradients' squares add up at a third of
+    the memory traffic that whole 3 x 3 patches take.
     """
-    seen_BIT = F.unfold(x, kernel, dilation=dilation, stride=stride)
-    seen_GIT: Tensor = wide(seen_BIT).unflatten(1, (groups, -1)).flatten(0, 1)
-    return seen_GIT.mT
+    reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+    seen = wide(x).unfold(3, reach[1], stride[1])[..., :: dilation[1]]  # (B, C, H, W out, width)
+    seen = seen.permute(0, 1, 4, 2, 3).contiguous()
+    across_GIHW = seen.view(len(x) * groups, -1, *seen.shape[3:])
+    last = (x.shape[2] - reach[0]) // stride[0] * stride[0]
+    for k in range(kernel[0]):
+        first = k * dilation[0]
+        row_GIHW = across_GIHW[:, :, first : first + last + 1 : stride[0]]
+        yield row_GIHW.flatten(2).mT

@@ -1,0 +1,1 @@
+"""Probes in a loop of the user's own: plain PyTorch, Lightning, Hugging Face; and writers."""

@@ -1,0 +1,100 @@
+"""The noise scale as a callback of Lightning: `Trainer(callbacks=[NoiseScaleCallback()])`.
+
+Automatic optimization on one device or under DDP. Accumulated micro-batches and the factor of a
+gradient scaler are known to the trainer and taken into account; values go through `log_dict` to the
+trainer's loggers, every `log_every_n_steps`.
+"""
+
+from typing import Any, Literal
+
+from batchlab.integrations.base import flat
+from batchlab.integrations.noise_report import NoiseReport
+from batchlab.integrations.plain import NoiseScale
+from batchlab.integrations.sources import Reduction, first_dimension
+from batchlab.spec import UserError
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+except ModuleNotFoundError:
+    raise UserError("Lightning is not there: pip install batchlab[lightning]") from None
+
+
+class NoiseScaleCallback(Callback):
+    """`compute` gives the report, while training and after; the options are `NoiseScale`'s."""
+
+    def __init__(
+        self,
+        *,
+        every: int = 1,
+        by_layer: bool = False,
+        reduction: Reduction = "mean",
+        metric: Literal["plain", "optimizer"] = "plain",
+    ) -> None:
+        self._every, self._by_layer = every, by_layer
+        self._reduction, self._metric = reduction, metric
+        self._watch: NoiseScale | None = None
+
+    def compute(self, last: int | None = None) -> NoiseReport:
+        """As `NoiseScale.compute`."""
+        if self._watch is None:
+            raise ValueError("no step was measured")
+        return self._watch.compute(last)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the hooks on."""
+        if not pl_module.automatic_optimization:
+            raise UserError(
+                "manual optimization: call batchlab.NoiseScale in training_step instead"
+            )
+        if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+            raise UserError(f"{type(trainer.strategy).__name__}: use one device or DDPStrategy")
+        if len(trainer.optimizers) != 1:
+            raise UserError(f"one optimizer is needed, not {len(trainer.optimizers)}")
+        assert trainer.model is not None
+        self._watch = NoiseScale(
+            trainer.model,
+            trainer.optimizers[0],
+            every=self._every,
+            by_layer=self._by_layer,
+            reduction=self._reduction,
+            metric=self._metric,
+            scaler=getattr(trainer.precision_plugin, "scaler", None),
+        )
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """A micro-batch begins."""
+        if self._watch is not None:
+            self._watch.micro_batch(first_dimension([batch]))
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: object
+    ) -> None:
+        """Measure; Lightning has unscaled the gradients and not yet clipped them."""
+        if self._watch is None:
+            return
+        self._watch.divided = trainer.accumulate_grad_batches
+        self._watch.step()
+        cadence: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self._watch.steps % cadence == 0:
+            pl_module.log_dict(flat(self._watch.readings()), batch_size=1)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the hooks off, after an error too."""
+        self._remove()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the hooks off."""
+        self._remove()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Take the hooks off."""
+        self._remove()
+
+    def _remove(self) -> None:
+        if self._watch is not None:
+            self._watch.remove()

@@ -1,0 +1,237 @@
+"""Watches for a plain loop: noise scale, gradient norm, distance.
+
+```
+watch = batchlab.NoiseScale(model)
+for x, y in loader:
+    loss(model(x), y).backward()
+    watch.step()
+    optimizer.step(), optimizer.zero_grad()
+print(watch.compute())
+```
+
+Shapes: P parameters, S measured steps.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from batchlab.analysis.noise_scale import estimate
+from batchlab.integrations.base import Watch
+from batchlab.integrations.curve import Curve
+from batchlab.integrations.noise_report import NoiseReport
+from batchlab.integrations.sources import Divided, MicroBatches, Reduction, Source, source
+from batchlab.integrations.witness import Witness
+from batchlab.probes.noise_scale import NoiseStatistics
+from batchlab.probes.parts import Parts
+from batchlab.probes.squares import wide
+from batchlab.record import ALL, NoiseSeries, Reading
+from batchlab.spec import UserError
+
+RECENT = 200  # measured steps that `readings` are of
+
+
+class NoiseScale(Watch):
+    """B_simple along the user's training, with its interval.
+
+    Per-example norms where all layers have them; the ranks of `DistributedDataParallel`; else the
+    micro-batches of gradient accumulation, which then is needed. `compute` says which, and why.
+    Micro-batches are recognised in any case. A step whose gradient is not finite is left out.
+
+    - `every`: measure one step in so many; the model has no hooks in the others.
+    - `by_layer`: every parameter's noise scale too.
+    - `reduction`: of the loss over a (micro-)batch's examples.
+    - `divided`: whether the loop divides the loss by the number of micro-batches, or by what.
+    - `metric="optimizer"`: in the metric of Adam, AdamW, RMSprop, Adagrad; from micro-batches.
+    - `scaler`: the loop's `GradScaler`, whose factor is taken out, before or after `unscale_`.
+    - `clipped`: `step` stands after gradients were clipped by their norm, which is then undone.
+    - `population`: N where batches are drawn without replacement from so few examples that it
+      matters.
+
+    The noise scale does not depend on a constant factor of the loss; tau, |G|^2 and the gradient
+    norm do.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | None = None,
+        *,
+        every: int = 1,
+        by_layer: bool = False,
+        reduction: Reduction = "mean",
+        divided: Divided = True,
+        metric: Literal["plain", "optimizer"] = "plain",
+        scaler: GradScaler | None = None,
+        clipped: bool = False,
+        population: int | None = None,
+    ) -> None:
+        super().__init__(every)
+        for name, needs in (("metric='optimizer'", metric == "optimizer"), ("a scaler", scaler)):
+            if needs and optimizer is None:
+                raise UserError(f"{name} needs the optimizer: NoiseScale(model, optimizer, ...)")
+        if reduction not in ("mean", "sum"):
+            raise UserError(f"reduction={reduction!r}: 'mean' or 'sum', as the loss has it")
+        self._model, self._optimizer, self._scaler = model, optimizer, scaler
+        self.divided = divided  # may be set anew between steps
+        self._reduction: Reduction = reduction
+        self._by_layer = by_layer
+        self._witness = Witness(model) if clipped else None
+        self._source: Source = source(model, optimizer if metric == "optimizer" else None)
+        names = self._source.names if by_layer else (ALL,)
+        self._statistics = NoiseStatistics(names, population)
+        self._passed_over = 0
+
+    @property
+    def told(self) -> str:
+        """What the noise scale is measured from, and why not from something finer."""
+        return self._source.told
+
+    @property
+    def skipped(self) -> int:
+        """Measured steps that could not tell, or whose gradient was not finite."""
+        return self._passed_over + self._statistics.skipped
+
+    def compute(self, last: int | None = None) -> NoiseReport:
+        """The noise scale of all measured steps, or of the `last` so many.
+
+        Raises `ValueError` where no step was measured. What the data do not decide comes back with
+        an interval unbounded above, and says so.
+        """
+        series = {name: _last(one, last) for name, one in self._statistics.compute().items()}
+        told = {name: estimate(one) for name, one in series.items()}
+        whole = told.pop(ALL)
+        return NoiseReport(whole, told, self.told, self.skipped)
+
+    def readings(self) -> list[Reading]:
+        """`noise_scale` with its interval, `_low` and `_high`, of the `RECENT` measured steps."""
+        try:
+            return self.compute(RECENT).readings()
+        except ValueError:
+            return []
+
+    def _look(self) -> None:
+        try:
+            step = self._source.take(self._reduction, self.divided)
+        except UserError as error:
+            if isinstance(self._source, MicroBatches) or self._statistics.steps:
+                raise
+            self._fall_back(str(error))
+            step = None
+        if step is None:
+            self._passed_over += 1
+        else:
+            self._statistics.update(self._own(step))
+
+    def _own(self, step: Parts) -> Parts:
+        """Without the scaler's factor, and of all parameters together unless by layer."""
+        norms_2P = step.norms_2P
+        if not self._by_layer:
+            norms_2P = torch.linalg.vector_norm(norms_2P, dim=1, keepdim=True)
+        factor = self._scaler._scale if self._scaler is not None else None
+        if self._witness is not None:
+            left = self._witness.left()
+            norms_2P = norms_2P / torch.stack([torch.ones_like(left), left])[:, None]
+        elif factor is not None:
+            # After `unscale_`, `.grad` has the factor no more; what the hooks saw had it.
+            assert self._scaler is not None
+            state = self._scaler._per_optimizer_states.get(id(self._optimizer))
+            if state is not None and state["stage"].name != "READY":
+                norms_2P = torch.stack([norms_2P[0], norms_2P[1] * factor])
+        if factor is not None:
+            norms_2P = norms_2P / factor
+        return step._replace(norms_2P=norms_2P)
+
+    def _fall_back(self, why: str) -> None:
+        """A pass has shown what the modules did not: micro-batches from the next step on."""
+        population = self._statistics.population
+        self._source.remove()
+        self._source = MicroBatches(self._model, f" ({why.split('; use chunks')[0]})")
+        names = self._source.names if self._by_layer else (ALL,)
+        self._statistics = NoiseStatistics(names, population)
+
+    def micro_batch(self, examples: int) -> None:
+        """A micro-batch begins: for loops whose model is not called as a whole."""
+        self._source.begin(examples)
+
+    def _prepare(self, measured: bool) -> None:
+        self._source.active = measured
+        if self._witness is not None:
+            self._witness.active = measured
+
+
+class GradientNorm(Watch):
+    """The gradient's Euclidean norm along training, of every parameter and in total."""
+
+    def __init__(self, model: nn.Module, *, every: int = 1) -> None:
+        super().__init__(every)
+        self._parameters, names = _trained(model)
+        self._curve = Curve("gradient_norm", names, [p.ndim for p in self._parameters])
+
+    def compute(self) -> Curve:
+        """The norms of all measured steps."""
+        return self._curve
+
+    def readings(self) -> list[Reading]:
+        """`gradient_norm` at the last measured step."""
+        return self._curve.readings()
+
+    def _look(self) -> None:
+        told = [p.grad for p in self._parameters if p.grad is not None]
+        if len(told) < len(self._parameters):
+            told = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
+        self._curve.update(self.steps, _norms(told))
+
+    def _prepare(self, measured: bool) -> None:
+        pass
+
+
+class Distance(Watch):
+    """How far the parameters are from where they were when it was made: |w - w0|.
+
+    It keeps a copy of them. Step k is measured before its update: the way of k updates.
+    """
+
+    def __init__(self, model: nn.Module, *, every: int = 1) -> None:
+        super().__init__(every)
+        self._parameters, names = _trained(model)
+        self._begun = [p.detach().clone() for p in self._parameters]
+        self._curve = Curve("distance", names, [p.ndim for p in self._parameters])
+
+    def compute(self) -> Curve:
+        """The distances of all measured steps."""
+        return self._curve
+
+    def readings(self) -> list[Reading]:
+        """`distance` at the last measured step."""
+        return self._curve.readings()
+
+    def _look(self) -> None:
+        with torch.no_grad():
+            # A difference has all its digits in single precision too: only the sums round.
+            moved = torch._foreach_add(self._parameters, self._begun, alpha=-1)
+            self._curve.update(self.steps, _norms(moved))
+
+    def _prepare(self, measured: bool) -> None:
+        pass
+
+
+def _norms(tensors: Sequence[Tensor]) -> Tensor:
+    """Euclidean norms (P), in single precision at least."""
+    with torch.no_grad():
+        return torch.stack(torch._foreach_norm([wide(t) for t in tensors]))
+
+
+def _trained(model: nn.Module) -> tuple[list[Tensor], tuple[str, ...]]:
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not trained:
+        raise UserError("the model has no parameter that is trained")
+    return list(trained.values()), tuple(trained)
+
+
+def _last(series: NoiseSeries, last: int | None) -> NoiseSeries:
+    return series if last is None else NoiseSeries(*(v[-last:] for v in series))

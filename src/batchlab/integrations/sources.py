@@ -1,0 +1,271 @@
+"""Where a step's norms come from in a loop that is the user's: examples, micro-batches or ranks.
+
+Each is found at work, never asked for its part: examples and micro-batches are recognised as the
+backward passes go by. `take` gives a step's `Parts`, or None where this step can't tell (a batch of
+one example, accumulation that an epoch's end cut to one micro-batch).
+"""
+
+from typing import Literal, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from batchlab.probes.chunks import ChunkNorms
+from batchlab.probes.parts import Parts
+from batchlab.probes.per_example import PerExampleNorms, unsupported
+from batchlab.probes.preconditioner import metric_roots
+from batchlab.probes.ranks import RankNorms
+from batchlab.spec import UserError
+
+Reduction = Literal["mean", "sum"]
+Divided = bool | int
+
+
+class Source(Protocol):
+    """Norms of one step after another; `active` says whether the next is measured."""
+
+    names: tuple[str, ...]
+    told: str  # what a batch's parts are, and why not something finer
+    active: bool
+
+    def take(self, reduction: Reduction, divided: Divided) -> Parts | None:
+        """The step's norms; the loss was divided by the number of micro-batches, or by `divided`.
+
+        False is for a loss that was not divided.
+        """
+
+    def begin(self, examples: int) -> None:
+        """A micro-batch begins, in a loop that knows; without it, it is seen by a model's call."""
+
+    def remove(self) -> None:
+        """Take the hooks off the model."""
+
+
+class Examples:
+    """Every example's own gradient: the most precise, where all layers allow."""
+
+    told = "per-example norms"
+
+    def __init__(self, model: nn.Module) -> None:
+        self._norms = PerExampleNorms(model)
+        self.names = self._norms.names
+
+    @property
+    def active(self) -> bool:
+        """Whether the model has its hooks."""
+        return self._norms.active
+
+    @active.setter
+    def active(self, wanted: bool) -> None:
+        if wanted != self._norms.active:
+            self._norms.active = wanted
+
+    def take(self, reduction: Reduction, divided: Divided) -> Parts | None:
+        """As `Source.take`; raises `UserError` where a layer can't be told."""
+        sizes = self._norms.sizes
+        if sum(sizes) == 1:
+            self._norms.discard()
+            return None
+        return self._norms.take(reduction, 1 / _divisor(divided, len(sizes)))
+
+    def begin(self, examples: int) -> None:
+        """Nothing to do: layers see their examples."""
+
+    def remove(self) -> None:
+        """Take the hooks off the model."""
+        self._norms.remove()
+
+
+class MicroBatches:
+    """The micro-batches of gradient accumulation, for any model: free, and far less precise.
+
+    A micro-batch ends where the model is called again after a backward pass, or at `take`. Its
+    examples are the first dimension of the model's first tensor. With an optimizer, norms are in
+    its metric (`probes/preconditioner.py`), as it stood before the step.
+    """
+
+    def __init__(self, model: nn.Module, why: str = "", metric_of: Optimizer | None = None) -> None:
+        self._norms = ChunkNorms(model)
+        self.names = self._norms.names
+        self.told = f"micro-batches{why}"
+        self._model, self._metric_of = model, metric_of
+        self._examples: list[int] = []  # of the model's calls since the last backward pass
+        self._told_by_loop = False
+        self._ready = False  # whether some step was in two micro-batches
+        self._handle: RemovableHandle | None = None
+        self.active = True
+
+    @property
+    def active(self) -> bool:
+        """Whether model and parameters have their hooks."""
+        return self._norms.active
+
+    @active.setter
+    def active(self, wanted: bool) -> None:
+        self._norms.active = wanted
+        if wanted and self._handle is None:
+            self._handle = self._model.register_forward_pre_hook(self._called, with_kwargs=True)
+        elif not wanted and self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def take(self, reduction: Reduction, divided: Divided) -> Parts | None:
+        """As `Source.take`; raises `UserError` where the first step is in one micro-batch."""
+        if self._norms.reached:
+            self._close()
+        self._examples.clear()
+        sizes = self._norms.sizes
+        if self._metric_of is not None and self._norms.roots is None:
+            self._norms.discard()
+            return None  # the optimizer had made no step yet
+        if len(sizes) < 2:
+            self._norms.discard()
+            if self._ready:
+                return None
+            self.remove()
+            raise UserError(
+                f"the noise scale is taken from {self.told}, and the step had one: accumulate "
+                f"gradients over two micro-batches or more a step"
+            )
+        self._ready = True
+        return self._norms.take(reduction, 1 / _divisor(divided, len(sizes)))
+
+    def remove(self) -> None:
+        """Take the hooks off the model."""
+        self.active = False
+        self._norms.remove()
+
+    def begin(self, examples: int) -> None:
+        """A micro-batch begins; a loop that says so once says so always."""
+        self._told_by_loop = True
+        if self.active:
+            self._begin(examples)
+
+    def _called(self, _: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        if not self._told_by_loop and _trains():
+            self._begin(first_dimension([*args, *kwargs.values()]))
+
+    def _begin(self, examples: int) -> None:
+        if self._norms.reached:
+            self._close()
+        elif self._metric_of is not None and not self._norms.sizes:
+            self._norms.roots = _roots(self._model, self._metric_of)
+        self._examples.append(examples)
+
+    def _close(self) -> None:
+        calls, self._examples = self._examples, []
+        if len(calls) != 1:
+            self._norms.discard()
+            raise UserError(
+                f"the model was called {len(calls)} times before a backward pass: micro-batches "
+                f"are recognised where it is called once"
+            )
+        self._norms.close(calls[0])
+
+
+class Ranks:
+    """The ranks of data parallel training, each with as many examples as this one."""
+
+    told = "data parallel ranks"
+
+    def __init__(self, model: DistributedDataParallel) -> None:
+        self._norms = RankNorms(model)
+        self.names = self._norms.names
+        self._calls: list[int] = []  # examples of each of the model's calls in this step
+        self._model = model
+        self._handle: RemovableHandle | None = None
+        self.active = True
+
+    @property
+    def active(self) -> bool:
+        """Whether buckets are looked at; the communication hook itself stays on the model."""
+        return self._norms.active
+
+    @active.setter
+    def active(self, wanted: bool) -> None:
+        self._norms.active = wanted
+        if wanted and self._handle is None:
+            self._handle = self._model.register_forward_pre_hook(self._called, with_kwargs=True)
+        elif not wanted and self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def take(self, reduction: Reduction, divided: Divided) -> Parts | None:
+        """As `Source.take`, on every rank."""
+        calls, self._calls = self._calls, []
+        if not calls:
+            raise UserError("the model was not called: step after its backward pass")
+        scale = float(sum(calls)) if reduction == "sum" else float(len(calls))
+        return self._norms.take(sum(calls), scale / _divisor(divided, len(calls)))
+
+    def begin(self, examples: int) -> None:
+        """Nothing to do: calls of a data parallel model are always seen."""
+
+    def remove(self) -> None:
+        """Stop looking; DDP has no way to take a communication hook off again."""
+        self.active = False
+
+    def _called(self, _: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        if _trains():
+            self._calls.append(first_dimension([*args, *kwargs.values()]))
+
+
+def source(model: nn.Module, metric_of: Optimizer | None = None) -> Source:
+    """The finest source that the model allows; raises `UserError` where there is none."""
+    if isinstance(model, DistributedDataParallel):
+        if metric_of is not None:
+            raise UserError("data parallel ranks have no optimizer's metric: metric='plain'")
+        return Ranks(model)
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        raise UserError("several ranks: watch the DistributedDataParallel model, not its module")
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        raise UserError("several ranks: watch the DistributedDataParallel model, not its module")
+    if metric_of is not None:
+        return MicroBatches(model, " in the optimizer's metric", metric_of)
+    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+        return MicroBatches(model, " (a compiled model shows hooks nothing)")
+    problems = unsupported(model)
+    if not problems:
+        return Examples(model)
+    if any(isinstance(m, _BatchNorm) for m in model.modules()):
+        return MicroBatches(model, " (batch norm couples examples: the noise is of these sizes)")
+    name, why = next(iter(problems.items()))
+    more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+    return MicroBatches(model, f" ({name or 'the model'}: {why}{more})")
+
+
+def _trains() -> bool:
+    """Neither an evaluation nor activations that a backward pass computes again."""
+    return torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1
+
+
+def _divisor(divided: Divided, micro_batches: int) -> int:
+    if divided is True:
+        return max(micro_batches, 1)
+    return divided or 1
+
+
+def first_dimension(values: list[object]) -> int:
+    """Examples of a batch: of the first tensor in it, dicts and sequences looked through."""
+    for value in values:
+        if isinstance(value, Tensor) and value.ndim:
+            return len(value)
+        if isinstance(value, dict | list | tuple):
+            inner = list(value.values()) if isinstance(value, dict) else list(value)
+            if inner and (found := first_dimension(inner)):
+                return found
+    return 0
+
+
+def _roots(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor] | None:
+    try:
+        return metric_roots(model, optimizer)
+    except UserError as error:
+        if "no step yet" in str(error):
+            return None
+        raise

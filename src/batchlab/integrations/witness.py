@@ -1,0 +1,50 @@
+"""What gradient clipping and unscaling left of a gradient, from one parameter that shows it.
+
+Both multiply all gradients by one number. A hook sees the last parameter's gradient as the backward
+pass left it; beside what stands in `.grad` later, that tells the number, on the device.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from batchlab.probes.squares import wide
+from batchlab.spec import UserError
+
+
+class Witness:
+    """The last trained parameter of a model: mostly a head's, which every pass reaches."""
+
+    def __init__(self, model: nn.Module) -> None:
+        trained = [p for p in model.parameters() if p.requires_grad]
+        if not trained:
+            raise UserError("the model has no parameter that is trained")
+        self._parameter = trained[-1]
+        self._seen: Tensor | None = None
+        self._handle: RemovableHandle | None = None
+        self.active = True
+
+    @property
+    def active(self) -> bool:
+        """Whether the parameter has its hook."""
+        return self._handle is not None
+
+    @active.setter
+    def active(self, wanted: bool) -> None:
+        if wanted and self._handle is None:
+            self._handle = self._parameter.register_post_accumulate_grad_hook(self._accumulated)
+        elif not wanted and self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def left(self) -> Tensor:
+        """The factor by which the gradient was multiplied since; not finite where it is zero."""
+        now, seen, self._seen = self._parameter.grad, self._seen, None
+        if now is None or seen is None:
+            raise UserError("the last parameter has no gradient: clipped=True needs one")
+        told: Tensor = torch.linalg.vector_norm(wide(now)) / seen
+        return told
+
+    def _accumulated(self, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        self._seen = torch.linalg.vector_norm(wide(parameter.grad))
