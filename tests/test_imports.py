@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "analysis": {"record", "spec"},
     "studies": {"spec", "record", "analysis"},
     "report": {"record"},
+    "advice": {"spec", "record", "workloads", "engine", "probes", "analysis", "report"},
     "printing": set(),
     "progress": set(),
     "stopping": set(),
@@ -43,8 +44,9 @@ NO_TORCH = (
     "lockstep",
     "stopping",
     "cli",
+    "cli_advise",
 )
-ANYTHING = {"cli", "laboratory", "__init__", "__main__"}
+ANYTHING = {"cli", "cli_advise", "laboratory", "__init__", "__main__"}
 
 
 def room(path: Path) -> str:

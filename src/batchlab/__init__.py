@@ -10,6 +10,7 @@ from batchlab.spec import Cadence, Optimizer, Phase, TrainSpec, TrialsSpec, User
 if TYPE_CHECKING:
     import pandas as pd
 
+    from batchlab.advice.advise import advise
     from batchlab.workloads.objective import ACCURACY, Metric
     from batchlab.workloads.user import UserWorkload
 
@@ -24,12 +25,14 @@ __all__ = [
     "TrialsSpec",
     "UserError",
     "UserWorkload",
+    "advise",
     "train",
 ]
 LAZY = {  # these want torch, which importing the package must not
     "ACCURACY": "batchlab.workloads.objective",
     "Metric": "batchlab.workloads.objective",
     "UserWorkload": "batchlab.workloads.user",
+    "advise": "batchlab.advice.advise",
 }
 
 

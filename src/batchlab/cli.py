@@ -11,6 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from batchlab.backends.base import Interrupted, cores, limit_threads
+from batchlab.cli_advise import advise
 from batchlab.printing import say_findings, say_json, say_rows
 from batchlab.progress import Live
 from batchlab.spec import (
@@ -39,6 +40,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
+
+app.command()(advise)
 
 Workload = Annotated[str, typer.Option(help="digits or mnist")]
 Seed = Annotated[int, typer.Option(help="fixes initialisation, data order and draws")]

@@ -31,17 +31,18 @@ TURN_S = 0.02  # short passes are repeated for so long in a turn, and divided
 
 
 class Seconds(NamedTuple):
-    """Over the rounds."""
+    """Over the rounds; `each` of them in order, the same rounds for every size."""
 
     median: float
     low: float
     high: float
     rounds: int
+    each: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, times: Sequence[float]) -> "Seconds":
         """Median, smallest and largest."""
-        return cls(median(times), min(times), max(times), len(times))
+        return cls(median(times), min(times), max(times), len(times), tuple(times))
 
 
 class Size(NamedTuple):
