@@ -1,4 +1,4 @@
-"""`batchlab advise`: which batch size to use for one's own model, and whether the answer is true."""
+"""`batchlab advise`: which batch size to use for one's own model, and whether that is true."""
 
 import sys
 from pathlib import Path

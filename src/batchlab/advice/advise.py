@@ -11,16 +11,18 @@ import torch
 
 from batchlab.advice import timing
 from batchlab.advice.answer import Advice, Cost, Tests
-from batchlab.advice.branches import branch, plan
+from batchlab.advice.branches import COST, branch, plan
 from batchlab.advice.budget import DEFAULT, Budget
 from batchlab.advice.keep import Keep
 from batchlab.advice.present import Present, Say, run_present
 from batchlab.advice.rates import Rule
 from batchlab.advice.recommend import Recommendation, recommend
+from batchlab.advice.tuning import Tuned, tune
 from batchlab.analysis.branches import Comparison, compare
 from batchlab.analysis.intervals import Interval
 from batchlab.analysis.noise_scale import Window, curve, noise_scales
 from batchlab.analysis.pooling import pooled
+from batchlab.analysis.prediction import TOLERANCE
 from batchlab.engine.draws import derived
 from batchlab.engine.machine import Machine, machine
 from batchlab.engine.settings import Settings
@@ -34,7 +36,7 @@ from batchlab.workloads.user import UserWorkload
 MACHINE_S = 10.0
 WINDOWS = 6  # of the noise scale along the run, at the most
 IN_WINDOW = 8  # measured steps, at the least
-SPAN, WIDEST = 8.0, 64.0  # sizes branched at reach so far from the present one, at least and most
+SPAN, WIDEST = 8.0, 64.0  # the largest size branched at over the present one, least and most
 
 
 def advise(
@@ -115,40 +117,49 @@ def _stages(
     seconds = float(through.at(size).seconds.effect)
     steps = limit.steps(size, len(ready.train), seconds)
     say(f"present setting: {steps} steps of {size}, about {steps * seconds:.0f} s")
+    seed_run = derived(seed, "present")
     settings = Settings(size, micro_batch=timing.micro_batch(measured, size))
     present = run_present(
         ready,
         settings,
         steps,
-        seed=derived(seed, "present"),
+        seed=seed_run,
         target=wanted,
         keep=lambda told: keep.stage("present", told),
         say=say,
     )
     costs.append(Cost("present setting", present.seconds, present.samples))
     keep.stage("present", present.json())
-    windows, noise = _noise(present)
-    layers = noise_scales({k: v for k, v in present.series.items() if k != ALL})
+    tuned = Tuned(present, 1.0, 0, 0.0, {})
+    if verify:
+        began = perf_counter()
+        tuned = tune(
+            ready, present, seed=seed_run, keep=lambda told: keep.stage("rate", told), say=say
+        )
+        costs.append(Cost("learning rate", perf_counter() - began, tuned.samples))
+    run = tuned.run
+    windows, noise = _noise(run)
+    layers = noise_scales({k: v for k, v in run.series.items() if k != ALL})
     keep.stage("noise_scale", {"over_the_run": noise, "windows": windows})
-    rule = Rule.of(ready, noise)
-    answer = recommend(noise, size, present.steps, through, None, rule.at)
+    rule = Rule.of(ready, noise).tuned(tuned.multiplier, noise)
+    answer = recommend(noise, size, run.steps, through, None, rule.at)
     keep.stage("predicted", answer)
 
     tests = None
     if verify:
         began = perf_counter()
-        tests = _tests(ready, present, rule, answer, told, measured, seed, keep, say)
+        allowed = COST * present.samples
+        tests = _tests(ready, run, allowed, rule, answer, told, measured, seed, keep, say)
         costs.append(Cost("branches", perf_counter() - began, tests.branches.samples))
-        multiplier = tests.branches.multiplier()
-        rule = rule.tuned(multiplier, _known(tests.comparison.critical, noise))
-        own = present.steps.map(lambda n: n * tests.gain)
-        answer = recommend(noise, size, own, through, tests.comparison, rule.at)
+        rule = rule.tuned(1.0, _known(tests.comparison.critical, noise))
+        answer = recommend(noise, size, run.steps, through, tests.comparison, rule.at)
     notes = (*ready.notes, *measured.notes)
     return Advice(
         ready.name,
         answer,
         rule,
         present,
+        tuned,
         noise,
         tuple(windows),
         layers,
@@ -181,7 +192,8 @@ def _noise(present: Present) -> tuple[list[Window], Interval]:
 
 def _tests(
     ready: Prepared,
-    present: Present,
+    tuned: Present,
+    allowed: float,
     rule: Rule,
     predicted: Recommendation,
     sizes: list[int],
@@ -190,17 +202,17 @@ def _tests(
     keep: Keep,
     say: Say,
 ) -> Tests:
-    size = present.settings.batch_size
-    choice = predicted.choice
-    low, high = (min(choice.possible), max(choice.possible)) if choice else (1.0, inf)
-    planned = plan(
-        present, sizes, max(min(low, size), size / SPAN), min(max(high, size * SPAN), size * WIDEST)
-    )
+    size = tuned.settings.batch_size
+    # Where the best may be, by what was predicted, and not only next to the present size.
+    rows = predicted.prediction.rows
+    possible = [row.batch_size for row in rows if row.seconds_over.low <= 1 + TOLERANCE]
+    high = min(max(possible[-1], size * SPAN), size * WIDEST)
+    planned = plan(tuned, allowed, sizes, possible[0], high)
     listed = ", ".join(map(str, planned.sizes))
     say(f"branches: batch sizes {listed}, {planned.samples:,} samples each")
     made = branch(
         ready,
-        present,
+        tuned,
         rule,
         planned,
         micro=lambda b: timing.micro_batch(measured, b),
@@ -209,8 +221,8 @@ def _tests(
         say=say,
     )
     comparison = compare(size, made.ratios())
-    places = tuple(_place(size, made.place_ratios(place)) for place in made.places())
-    return Tests(made, comparison, places, made.gain())
+    places = tuple(_place(size, made.ratios(place)) for place in range(len(made.steps)))
+    return Tests(made, comparison, places)
 
 
 def _place(size: int, ratios: dict[float, list[float]]) -> Comparison | None:

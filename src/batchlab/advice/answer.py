@@ -7,6 +7,7 @@ from batchlab.advice.branches import Branches
 from batchlab.advice.present import Present
 from batchlab.advice.rates import Rule
 from batchlab.advice.recommend import Recommendation
+from batchlab.advice.tuning import Tuned
 from batchlab.analysis.branches import Comparison
 from batchlab.analysis.intervals import Interval
 from batchlab.analysis.noise_scale import NoiseScale, Window
@@ -30,7 +31,6 @@ class Tests:
     branches: Branches
     comparison: Comparison
     places: tuple[Comparison | None, ...]
-    gain: float  # samples at the present size's best rate over those at the present rate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +41,7 @@ class Advice:
     recommendation: Recommendation
     rule: Rule
     present: Present
+    tuned: Tuned
     noise: Interval
     windows: tuple[Window, ...]
     layers: dict[str, NoiseScale]
@@ -64,6 +65,7 @@ class Advice:
         told = {"low": choice.low, "best": choice.best, "high": choice.high}
         return {k: round(v) for k, v in told.items()} | {
             "learning_rate_rule": self.rule.json(choice.low, choice.best, choice.high)
+            | {"best_of_those_tried": self.rates_tried}
         }
 
     @property
@@ -89,13 +91,18 @@ class Advice:
         return {
             "workload": self.name,
             "present": self.present.json(),
+            "tuned": {
+                "learning_rate": self.tuned.run.learning_rate,
+                "steps_to_target": self.tuned.run.steps,
+                "steps_by_rate_over_present": self.tuned.tried,
+            },
             "noise_scale": {
                 "kind": self.present.kind,
                 "over_the_run": self.noise,
                 "windows": [
                     {
-                        "first_step": self.present.measured[w.first],
-                        "last_step": self.present.measured[w.last],
+                        "first_step": self.tuned.run.measured[w.first],
+                        "last_step": self.tuned.run.measured[w.last],
                         "noise_scale": w.estimate.scale,
                     }
                     for w in self.windows
@@ -140,7 +147,6 @@ class Advice:
                 f"{size:g}": told for size, told in self.tests.comparison.ratios.items()
             },
             "places": [None if c is None else c.critical for c in self.tests.places],
-            "best_rate_at_present_size": self.tests.gain,
             "test": None if condition is None else str(condition),
             **self.tests.branches.json(),
         }
@@ -160,28 +166,40 @@ class Advice:
                 f"{self.rule.at(b).effect:.3g} at {b:g}"
                 for b in dict.fromkeys((choice.low, choice.best, choice.high))
             )
-            lines.append(f"  so {rates}")
+            lines.append(f"  so {rates}{self._tried()}")
             lines.append(
-                f"against your {present}{here}: {_times(answer.seconds_over)} the time and "
-                f"{_times(answer.samples_over)} the samples to {self.present.target}"
+                f"against your {present}{here} at its best rate: {_times(answer.seconds_over)} the "
+                f"time and {_times(answer.samples_over)} the samples to {self.present.target}"
             )
         lines.append(f"because: {self.reason}")
         lines.append(
             f"  noise scale over the run {_size(self.noise)} ({self.present.kind}, "
-            f"{len(self.present.measured)} steps)"
+            f"{len(self.tuned.run.measured)} steps)"
         )
         lines.append(f"tested: {self.tested}{self._test()}")
-        if self.tests is not None and self.tests.gain < 0.9:
+        if self.tuned.multiplier != 1.0:
+            both = (
+                ""
+                if answer.seconds_over is None
+                else (
+                    f"; with the size, {self.gain * answer.seconds_over.effect:.2g} times the time"
+                )
+            )
             lines.append(
-                f"your rate: at {present} samples the best of the rates tried, "
-                f"{self.rule.rate:.3g}, needs {self.tests.gain:.2f} times the samples of yours, "
-                f"{self.present.learning_rate:.3g}"
+                f"your rate: at {present} samples {self.tuned.run.learning_rate:.3g} takes "
+                f"{self.gain:.2g} times the samples that yours, {self.present.learning_rate:.3g}, "
+                f"does{both}"
             )
         lines += [f"note: {note}" for note in self.notes]
         seconds, samples = sum(c.seconds for c in self.costs), sum(c.samples for c in self.costs)
         each = ", ".join(f"{c.stage} {c.seconds:.1f} s" for c in self.costs)
         lines.append(f"cost: {seconds:.1f} s and {samples:,} samples ({each})")
         return lines
+
+    @property
+    def gain(self) -> float:
+        """Samples to the target at the present size's best rate over those at the present one."""
+        return self.tuned.run.steps.effect / self.present.steps.effect
 
     @property
     def headline(self) -> str:
@@ -193,6 +211,22 @@ class Advice:
             return f"{self.name}: use a batch size of {choice.best:g}"
         sizes = f"{choice.low:g} to {choice.high:g}, best {choice.best:g}"
         return f"{self.name}: use a batch size of {sizes}"
+
+    @property
+    def rates_tried(self) -> dict[int, float]:
+        """The best of the rates tried on branches, by size."""
+        if self.tests is None:
+            return {}
+        best = self.tests.branches.best
+        return {
+            b.batch_size: b.rate
+            for b in self.tests.branches.runs
+            if b.multiplier == best[b.batch_size]
+        }
+
+    def _tried(self) -> str:
+        told = ", ".join(f"{rate:.3g} at {size}" for size, rate in self.rates_tried.items())
+        return f" (best of those tried on branches: {told})" if told else ""
 
     def _test(self) -> str:
         condition = self.recommendation.condition

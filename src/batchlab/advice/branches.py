@@ -1,13 +1,15 @@
-"""Branches from checkpoints of the present run: other batch sizes, the rate retuned at each.
+"""Branches from checkpoints of the tuned run: other batch sizes, the rate retuned at each.
 
 All branches of a seed go over the same samples in the same order, and are evaluated on the same
-validation samples, so that what differs is the batch size. Two places along the run stand for its
-halves: the middle of each half of the way to the target.
+validation samples, so that what differs is the batch size. They start where training does and half
+way to the target, and stand for its halves. A size has one rate for both places, the one with the
+fewest samples over both: the best of a short run by itself is a low one, which quiets the noise and
+then gets nowhere (Wu et al., Understanding short-horizon bias, 2018).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from math import exp, inf, isfinite, log, nan
+from math import inf, isfinite, isnan, nan
 from typing import Any, NamedTuple
 
 import torch
@@ -23,16 +25,17 @@ from batchlab.spec import UserError
 from batchlab.workloads.prepared import Prepared
 from batchlab.workloads.samples import Part, Samples
 
-PLACES = (1 / 4, 3 / 4)  # of the steps to the target
+PLACES = (0.0, 1 / 2)  # of the steps to the target
 SEEDS = 3
-COST = 7.0  # all branches together, in runs of the present setting to its target
-TRIES = 6  # runs at a size and place: about four rates, and the other seeds at the best
-MARKS = 6  # evaluations of a branch
+COST = 7.0  # all branches together, in runs of the present setting
+RUNS = 28  # of three sizes: about three and a half rates each, and the other seeds at the best
+LONGEST = 1 / 2  # of the way to the target
+MARKS = 10  # evaluations of a branch
 LEAST_STEPS = 6  # of a branch at the largest size
-LONGEST = 1 / 4  # of the way to the target
+FARTHEST = 8  # how many times smaller than the present size, as many small steps take long
 STEP = 2.0  # of the grid of rates
 EXTENSIONS = 3  # of the grid, where its best is at an end
-HELD_OUT = 4096  # validation samples of an evaluation, at the most
+HELD_OUT = 2048  # validation samples of an evaluation, at the most
 
 
 class Branch(NamedTuple):
@@ -54,79 +57,52 @@ class Branch(NamedTuple):
 
 @dataclass(slots=True)
 class Branches:
-    """All that were run, and the best multiplier of the rule's rate by place and size.
+    """All that were run, and the best multiplier of the rule's rate by size.
 
-    `steps`: where on the present run the places are.
+    `steps`: where on the tuned run the places are.
     """
 
     base: int
     steps: tuple[int, ...]
     runs: list[Branch] = field(default_factory=list)
-    best: dict[tuple[int, int], float] = field(default_factory=dict)
+    best: dict[int, float] = field(default_factory=dict)
 
     @property
     def samples(self) -> int:
         """Trained on in all."""
         return sum(run.samples[-1] for run in self.runs)
 
-    def ratios(self) -> dict[float, list[float]]:
-        """Samples to the same loss over the base's by size, a value a seed: the places' mean.
+    def ratios(self, place: int | None = None) -> dict[float, list[float]]:
+        """Samples to the same loss over the base's by size, a value a seed.
 
-        Places where neither came below the start tell nothing and are left out.
+        At a place, or the mean of all; places where neither came below the start are left out.
         """
-        told = {}
-        for size in sorted({b for _, b in self.best}):
-            of_seeds = []
-            for seed in range(SEEDS):
-                values = [v for p in self.places() if (v := self._ratio(p, size, seed)) == v]
-                of_seeds.append(sum(values) / len(values) if values else nan)
-            told[float(size)] = of_seeds
-        return told
+        return {
+            float(size): [self.ratio(size, best, seed, place) for seed in range(SEEDS)]
+            for size, best in self.best.items()
+        }
 
-    def place_ratios(self, place: int) -> dict[float, list[float]]:
-        """The same at one place."""
-        sizes = sorted({b for p, b in self.best if p == place})
-        return {float(b): [self._ratio(place, b, s) for s in range(SEEDS)] for b in sizes}
-
-    def gain(self) -> float:
-        """Samples to the same loss at the base's best rate over those at the present rate.
-
-        Of the first seed, the places' mean; 1 where the present rate is the best.
-        """
-        values = []
-        for place in self.places():
-            best = self._find(place, self.base, self.best[place, self.base], 0)
-            present = self._find(place, self.base, 1.0, 0)
-            told = ratio(best.samples, best.losses, present.samples, present.losses)
-            if 0 < told < inf:
-                values.append(told)
-        return sum(values) / len(values) if values else 1.0
-
-    def multiplier(self) -> float:
-        """The base's best rate over the present one: the places' geometric mean."""
-        logs = [log(self.best[place, self.base]) for place in self.places()]
-        return exp(sum(logs) / len(logs))
-
-    def places(self) -> list[int]:
-        """Those run at, in order."""
-        return sorted({p for p, _ in self.best})
+    def ratio(self, size: int, multiplier: float, seed: int, place: int | None = None) -> float:
+        """Of one size, rate and seed; nan where there is nothing to tell."""
+        told = []
+        for at in range(len(self.steps)) if place is None else [place]:
+            own = self._find(at, size, multiplier, seed)
+            base = self._find(at, self.base, 1.0, seed)
+            told.append(ratio(own.samples, own.losses, base.samples, base.losses))
+        there = [value for value in told if not isnan(value)]
+        return sum(there) / len(there) if there else nan
 
     def _find(self, place: int, size: int, multiplier: float, seed: int) -> Branch:
         wanted = (place, size, multiplier, seed)
         return next(b for b in self.runs if (b.place, b.batch_size, b.multiplier, b.seed) == wanted)
 
-    def _ratio(self, place: int, size: int, seed: int) -> float:
-        if (place, size) not in self.best:
-            return nan
-        own = self._find(place, size, self.best[place, size], seed)
-        base = self._find(place, self.base, self.best[place, self.base], seed)
-        return ratio(own.samples, own.losses, base.samples, base.losses)
-
     def json(self) -> dict[str, Any]:
         """A JSON object."""
         return {
             "base": self.base,
+            "steps": self.steps,
             "samples": self.samples,
+            "best_rate_over_rule": {str(size): best for size, best in self.best.items()},
             "runs": [b._asdict() for b in self.runs],
         }
 
@@ -138,35 +114,36 @@ class Plan(NamedTuple):
     samples: int
 
 
-def plan(present: Present, timed: Sequence[int], low: float, high: float) -> Plan:
-    """Up to four of the timed sizes, spread evenly over `low` to `high`, and the present one.
+def plan(tuned: Present, allowed: float, timed: Sequence[int], low: float, high: float) -> Plan:
+    """The present size and two of the timed ones, spread over `low` to `high`.
 
-    Raises `UserError` where the way to the target is so short that no other size makes
-    `LEAST_STEPS` steps on a branch.
+    `allowed`: samples that all branches together may take. Raises `UserError` where no other size
+    makes `LEAST_STEPS` steps on a branch.
     """
-    base = present.settings.batch_size
-    way = present.steps.effect * base
-    for count in (4, 3, 2):
-        length = int(way * min(LONGEST, COST / (len(PLACES) * count * TRIES)))
-        able = [b for b in timed if b * LEAST_STEPS <= length and (b >= 2 * base or 2 * b <= base)]
-        first, last = max(low, 1.0), max(low, high)
-        wanted = [first * (last / first) ** (k / max(1, count - 1)) for k in range(count)]
-        chosen: list[int] = []
-        for w in wanted[::-1]:
-            near = sorted(able, key=lambda b: max(b / w, w / b))
-            if near and near[0] not in chosen and len(chosen) < count - 1:
-                chosen.append(near[0])
-        if chosen:
-            return Plan(tuple(sorted({base, *chosen})), length)
-    raise UserError(
-        f"--verify: {present.steps.effect:.0f} steps to the target are too few to branch from; "
-        f"raise --budget or give a --target that takes longer"
-    )
+    base = tuned.settings.batch_size
+    length = int(min(tuned.steps.effect * base * LONGEST, allowed / RUNS))
+    above = [b for b in timed if 2 * base <= b <= length / LEAST_STEPS]
+    below = [b for b in timed if base / FARTHEST <= b <= base / 2]
+
+    def near(sizes: list[int], wanted: float) -> list[int]:
+        return sorted(sizes, key=lambda b: max(b / wanted, wanted / b))[:1]
+
+    chosen = {base, *near(above, high)}
+    if low <= base / 2:
+        chosen |= set(near(below, low))
+    else:
+        chosen |= set(near(above, (base * max(chosen)) ** 0.5))
+    if len(chosen) < 2:
+        raise UserError(
+            f"--verify: {tuned.steps.effect:.0f} steps of {base} samples to the target are too few "
+            f"to branch from; raise --budget or give a --target that takes longer"
+        )
+    return Plan(tuple(sorted(chosen)), length)
 
 
 def branch(
     workload: Prepared,
-    present: Present,
+    tuned: Present,
     rule: Rule,
     planned: Plan,
     *,
@@ -175,47 +152,42 @@ def branch(
     keep: Callable[[dict[str, Any]], object] = lambda _: None,
     say: Say = lambda _: None,
 ) -> Branches:
-    """Run them: at each place and size rates around the rule's until the best is inside.
+    """Run them: at each size rates around the rule's until the best is inside, on the first seed.
 
-    The grid is tuned on the first seed; the others follow at the best rate. `micro` gives a size's
-    micro-batch.
+    The other seeds follow at the best rate; the present size keeps that of the tuned run. `micro`
+    gives a size's micro-batch.
     """
     runner = _Runner(workload, _held_out(workload, seed), seed)
-    places = _places(present)
-    done = Branches(present.settings.batch_size, tuple(s.place.step for s in places))
-    order = [done.base, *(b for b in planned.sizes if b != done.base)]
-    for place, snapshot in enumerate(places):
-        runner.stand(snapshot)
-        for size in order:
-            # Rates are found in multiples of the rule's, from where the base's best was.
-            before = done.best.get((place - 1, size))
-            centre = before or (done.best[place, done.base] if size != done.base else 1.0)
+    places = _places(tuned)
+    base = tuned.settings.batch_size
+    done = Branches(base, tuple(s.place.step for s in places))
 
-            def run(multiplier: float, repeat: int, size: int = size, place: int = place) -> Branch:
-                settings = rule.settings(size, multiplier, micro(size))
-                told = runner.run(settings, repeat, planned.samples)
-                made = Branch(place, size, multiplier, settings.learning_rate or 0.0, repeat, *told)
-                done.runs.append(made)
-                return made
+    def run(size: int, multiplier: float, repeat: int) -> float:
+        settings = rule.settings(size, multiplier, micro(size))
+        rate = settings.learning_rate or 0.0
+        for place, snapshot in enumerate(places):
+            told = runner.run(snapshot, settings, repeat, planned.samples)
+            done.runs.append(Branch(place, size, multiplier, rate, repeat, *told))
+        value = done.ratio(size, multiplier, repeat)
+        return inf if isnan(value) else value
 
-            tried = {centre * f: run(centre * f, 0) for f in (1.0, 1 / STEP, STEP)}
-            for _ in range(EXTENSIONS):
-                best = min(tried, key=lambda m: tried[m].last)
-                beyond = best * STEP if best == max(tried) else best / STEP
-                if beyond in tried or min(tried) < best < max(tried):
-                    break
-                tried[beyond] = run(beyond, 0)
-            best = min(tried, key=lambda m: tried[m].last)
-            done.best[place, size] = best
-            if size == done.base and 1.0 not in tried:
-                run(1.0, 0)
-            for repeat in range(1, SEEDS):
-                run(best, repeat)
-            keep(done.json())
-            say(
-                f"branch {place + 1} of {len(PLACES)}, batch size {size}: best rate {best:g} times "
-                f"the rule's, loss {tried[best].last:.4g}"
-            )
+    for size in (base, *(b for b in planned.sizes if b != base)):
+        grid = (1.0,) if size == base else (1.0, 1 / STEP, STEP)
+        tried = {multiplier: run(size, multiplier, 0) for multiplier in grid}
+        for _ in range(EXTENSIONS if size != base else 0):
+            best = min(tried, key=lambda m: tried[m])
+            if min(tried) < best < max(tried):
+                break
+            beyond = best * STEP if best == max(tried) else best / STEP
+            tried[beyond] = run(size, beyond, 0)
+        done.best[size] = best = min(tried, key=lambda m: tried[m])
+        for repeat in range(1, SEEDS):
+            run(size, best, repeat)
+        keep(done.json())
+        say(
+            f"batch size {size}: best at {best:g} times the rule's rate, {tried[best]:.2f} times "
+            f"the samples of {base}"
+        )
     return done
 
 
@@ -225,25 +197,19 @@ class _Runner:
     def __init__(self, workload: Prepared, held_out: Samples, seed: int) -> None:
         self._workload, self._held_out, self._seed = workload, held_out, seed
         self._run = GeneralRun(workload, seed=seed)
-        self._start: Snapshot | None = None
-        self._loss = nan
-
-    def stand(self, snapshot: Snapshot) -> None:
-        """The checkpoint that the branches to come start from."""
-        self._start = snapshot
-        self._run.restore(snapshot)
-        self._loss = self._evaluate()
+        self._first: dict[int, float] = {}  # the checkpoints' losses, by step
 
     def run(
-        self, settings: Settings, repeat: int, samples: int
+        self, start: Snapshot, settings: Settings, repeat: int, samples: int
     ) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """Samples and losses at the marks of a branch; inf from where it diverged."""
-        assert self._start is not None
         run = self._run
-        run.restore(self._start, seed=derived(self._seed, "branch", repeat))
+        run.restore(start, seed=derived(self._seed, "branch", repeat))
+        if start.place.step not in self._first:
+            self._first[start.place.step] = self._evaluate()
         run.change(settings)
         begun = run.place.samples
-        seen, losses = [0], [self._loss]
+        seen, losses = [0], [self._first[start.place.step]]
         for k in range(1, MARKS + 1):
             while run.place.samples - begun < samples * k / MARKS and run.status == "running":
                 left = samples * k / MARKS - (run.place.samples - begun)
@@ -262,10 +228,10 @@ class _Runner:
         return evaluate(self._run.model, self._workload, self._held_out).loss
 
 
-def _places(present: Present) -> list[Snapshot]:
+def _places(tuned: Present) -> list[Snapshot]:
     """The nearest checkpoints to `PLACES` of the way, each once."""
-    wanted = [share * present.steps.effect for share in PLACES]
-    near = [min(present.snapshots, key=lambda s, w=w: abs(s.place.step - w)) for w in wanted]  # type: ignore[misc]
+    wanted = [share * tuned.steps.effect for share in PLACES]
+    near = [min(tuned.snapshots, key=lambda s, w=w: abs(s.place.step - w)) for w in wanted]  # type: ignore[misc]
     return list({s.place.step: s for s in near}.values())
 
 

@@ -28,7 +28,10 @@ def page(advice: Advice) -> Page:
             ("workload", advice.name),
             ("device", f"{advice.machine.device}, {advice.machine.threads} threads"),
             ("present setting", _present(advice)),
-            *((cost.stage, f"{cost.seconds:.1f} s, {cost.samples:,} samples") for cost in advice.costs),
+            *(
+                (cost.stage, f"{cost.seconds:.1f} s, {cost.samples:,} samples")
+                for cost in advice.costs
+            ),
         ),
     )
 
@@ -43,7 +46,7 @@ def _present(advice: Advice) -> str:
 
 def _facts(advice: Advice) -> list[tuple[str, str]]:
     """The answer's lines, name and text."""
-    told = []
+    told: list[tuple[str, str]] = []
     for line in advice.lines()[1:]:
         if line.startswith("  ") and told:
             told[-1] = (told[-1][0], f"{told[-1][1]}; {line.strip()}")
@@ -85,7 +88,7 @@ def _samples(advice: Advice) -> Panel:
     ]
     if advice.tests is not None:
         base = advice.present.settings.batch_size
-        least = advice.present.steps.effect * advice.tests.gain * base
+        least = advice.tuned.run.steps.effect * base
         rows += [(float(base), "measured on branches", least, least, least)]
         rows += [
             (size, "measured on branches", *(least * end for end in _ends(ratio)))
@@ -107,38 +110,28 @@ def _samples(advice: Advice) -> Panel:
 
 
 def _noise(advice: Advice) -> Panel:
-    present = advice.present
-    rows = [
-        (
-            float(present.measured[(w.first + w.last) // 2]),
-            f"noise scale ({present.kind})",
-            *_ends(w.estimate.scale),
-        )
-        for w in advice.windows
-        if isfinite(w.estimate.scale.effect)
-    ]
+    run = advice.tuned.run
+    rows: list[tuple[float, str, float, float, float]] = []
+    for w in advice.windows:
+        if isfinite(w.estimate.scale.effect):
+            step = float(run.measured[(w.first + w.last) // 2])
+            rows.append((step, f"noise scale ({run.kind})", *_ends(w.estimate.scale)))
     if advice.tests is not None:
-        by_place = dict(zip(advice.tests.branches.places(), advice.tests.places, strict=True))
-        rows += [
-            (
-                float(advice.tests.branches.steps[place]),
-                "B_crit of the branches",
-                *_ends(told.critical),
-            )
-            for place, told in by_place.items()
-            if told is not None
-        ]
+        by_step = dict(zip(advice.tests.branches.steps, advice.tests.places, strict=True))
+        for place, told in by_step.items():
+            if told is not None and isfinite(told.critical.effect):
+                rows.append((float(place), "B_crit of the branches", *_ends(told.critical)))
     return Panel(
         id="noise",
         title="Noise scale over training",
         mark="point",
         frame=pd.DataFrame(rows, columns=["step", "source", "noise", "low", "high"]),
-        x=Axis("step", "Step of the present run"),
+        x=Axis("step", "Step of the run"),
         y=Axis("noise", "Samples", log=True),
         series=Axis("source", "Source"),
         low="low",
         high="high",
-        caption="Windows of the present run; a line that leaves the figure has no end.",
+        caption="Windows of the run at the present size; a line that leaves the figure has no end.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The run of the present setting: its course, its noise scale, and when it reached the target."""
+"""A run at the present batch size: its course, its noise scale, and when it reached the target."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -95,20 +95,21 @@ def run_present(
     steps: int,
     *,
     seed: int = 0,
-    target: float | None = None,
+    target: "float | Target | None" = None,
     keep: Callable[[dict[str, Any]], object] = lambda _: None,
     say: Say = lambda _: None,
 ) -> Present:
     """Train by the present setting for `steps`, or until the target is reached.
 
-    `target`: of the metric where there is one, else of the loss; none: a validation loss that
-    the run comes to. `keep` gets the marks so far. Raises `UserError` where the run diverges,
-    or ends before the target.
+    `target`: of the metric where there is one, else of the loss, or another run's; none: a
+    validation loss that the run comes to. `keep` gets the marks so far. Raises `UserError` where
+    the run diverges, or ends before the target.
     """
     began = perf_counter()
+    rate = settings.learning_rate or workload.learning_rate
     run = GeneralRun(workload, settings, seed=seed)
     noise = NoiseAlong(run)
-    goal = None if target is None else _goal(workload, target)
+    goal = target if isinstance(target, Target) or target is None else _goal(workload, target)
     marks, snapshots = [_mark(run)], [run.snapshot()]
     every = max(1, steps // MEASURED)
     try:
@@ -117,8 +118,7 @@ def run_present(
             if run.status == "diverged":
                 raise UserError(
                     f"the present setting (batch size {settings.batch_size}, learning rate "
-                    f"{workload.learning_rate:g}) diverges at step {run.place.step}; "
-                    f"must train, so take a lower rate"
+                    f"{rate:g}) diverges at step {run.place.step}; must train, so take a lower rate"
                 )
             marks.append(_mark(run))
             keep({"marks": [mark._asdict() for mark in marks]})
@@ -132,7 +132,7 @@ def run_present(
     reached = goal or _derived(marks)
     return Present(
         settings,
-        workload.learning_rate,
+        rate,
         tuple(marks),
         reached,
         _steps_to(marks, reached, settings.batch_size),
