@@ -33,7 +33,7 @@ from batchlab.workloads.prepared import Prepared
 from batchlab.workloads.target import load_target
 from batchlab.workloads.user import UserWorkload
 
-MACHINE_S = 10.0
+MACHINE_S, ROUNDS = 10.0, 30  # of the machine's timing, at the most
 WINDOWS = 6  # of the noise scale along the run, at the most
 IN_WINDOW = 8  # measured steps, at the least
 SPAN, WIDEST = 8.0, 64.0  # the largest size branched at over the present one, least and most
@@ -100,7 +100,14 @@ def _stages(
 ) -> Advice:
     size, costs = ready.batch_size, []
     began = perf_counter()
-    measured = machine(ready, sizes=_to_try(ready), budget_s=MACHINE_S, cap_bytes=cap, seed=seed)
+    measured = machine(
+        ready,
+        sizes=_to_try(ready),
+        budget_s=MACHINE_S,
+        cap_bytes=cap,
+        seed=seed,
+        rounds=ROUNDS,
+    )
     costs.append(Cost("machine", perf_counter() - began, 0))
     keep.stage("machine", measured)
     told = timing.sizes(measured, len(ready.train))

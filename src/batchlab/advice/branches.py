@@ -26,9 +26,9 @@ from batchlab.workloads.prepared import Prepared
 from batchlab.workloads.samples import Part, Samples
 
 PLACES = (0.0, 1 / 2)  # of the steps to the target
-SEEDS = 3
+SEEDS = 4
 COST = 7.0  # all branches together, in runs of the present setting
-RUNS = 28  # of three sizes: about three and a half rates each, and the other seeds at the best
+RUNS = 32  # of three sizes: about three and a half rates each, and the other seeds at the best
 LONGEST = 1 / 2  # of the way to the target
 MARKS = 10  # evaluations of a branch
 LEAST_STEPS = 6  # of a branch at the largest size

@@ -89,11 +89,11 @@ def _samples(advice: Advice) -> Panel:
     if advice.tests is not None:
         base = advice.present.settings.batch_size
         least = advice.tuned.run.steps.effect * base
-        rows += [(float(base), "measured on branches", least, least, least)]
-        rows += [
-            (size, "measured on branches", *(least * end for end in _ends(ratio)))
-            for size, ratio in advice.tests.comparison.ratios.items()
-        ]
+        rows.append((float(base), "measured on branches", least, least, least))
+        for size, ratio in advice.tests.comparison.ratios.items():
+            effect, low, high = _ends(ratio)
+            measured = (least * effect, least * low, least * high)
+            rows.append((size, "measured on branches", *measured))
     return Panel(
         id="samples",
         title="Samples to the target",

@@ -14,7 +14,7 @@ import numpy as np
 
 from batchlab.analysis.branches import MARGIN, Comparison, agreement
 from batchlab.analysis.intervals import LEVEL, Condition, Interval
-from batchlab.analysis.prediction import DRAWS, Anchored, Choice, Prediction, predict
+from batchlab.analysis.prediction import DRAWS, REGRET, Anchored, Choice, Prediction, predict
 from batchlab.analysis.throughput import Throughput
 
 Tested = Literal["agreed", "disagreed", "undecided", "not tested"]
@@ -24,6 +24,7 @@ VERDICTS: dict[str, Tested] = {
     "inconclusive": "undecided",
 }
 FACTOR = 5.0  # of an untested noise scale over B_crit: the noisy quadratic model has up to 4
+TESTED_REGRET = 0.15  # a tested answer that may cost more than this over the best is none
 REACH = 4.0  # a tested answer goes no further than so many times beyond the sizes branched at
 
 
@@ -82,7 +83,8 @@ def _of(
     condition: Condition | None,
     rule: Callable[[float], Interval] | None,
 ) -> Recommendation:
-    told = predict(steps, throughput, sizes, rule)
+    regret = REGRET if tested == "not tested" else TESTED_REGRET
+    told = predict(steps, throughput, sizes, rule, regret=regret)
     choice = told.time
     over = [None, None] if choice is None else _over(steps, throughput, choice.best)
     reason = told.time_reason

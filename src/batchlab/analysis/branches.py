@@ -31,6 +31,7 @@ Floats = NDArray[np.float64]
 # A rate sqrt(2) off the best makes 0.83 to 0.91 of its progress on a quadratic; half as far, 0.97.
 RATE_ERROR = 0.05
 MARGIN = 0.25  # a prediction this near to the branches' samples agrees with them
+LAST, LEVELS = 0.4, 5  # of the base's way: where losses are compared, and at how many levels
 _BEYOND = 1e4
 _GRID = 481
 
@@ -38,20 +39,26 @@ _GRID = 481
 def ratio(
     samples_M: ArrayLike, loss_M: ArrayLike, base_samples_M: ArrayLike, base_loss_M: ArrayLike
 ) -> float:
-    """r: samples to the higher of the two last losses, over those of the base.
+    """r: samples to the same losses, over those of the base; the geometric mean over levels.
 
-    Both begin with the loss at 0 samples, the same; between marks a loss is linear, and it counts
-    as reached where it first was. inf where the branch has not come below the start and the base
-    has, 0 the other way round, nan where neither has.
+    The levels are those that the base passed in the last two fifths of its way to the lowest loss
+    that both came to: losses are noisy, and one level is read where each was lucky. Both begin with
+    the loss at 0 samples, the same; between marks a loss is linear, and it counts as reached where
+    it first was. inf where the branch has not come below the start and the base has, 0 the other
+    way round, nan where neither has.
     """
     x, own = np.asarray(samples_M, float), np.minimum.accumulate(np.asarray(loss_M, float))
     z, base = np.asarray(base_samples_M, float), np.minimum.accumulate(np.asarray(base_loss_M))
-    if own[-1] >= own[0] or not np.isfinite(own[-1]):
+    if own[-1] >= own[0]:
         return nan if base[-1] >= base[0] else inf
-    if base[-1] >= base[0] or not np.isfinite(base[-1]):
+    if base[-1] >= base[0]:
         return 0.0
-    level = max(float(own[-1]), float(base[-1]))
-    return _first(x, own, level) / _first(z, base, level)
+    end = _first(z, base, max(float(own[-1]), float(base[-1])))
+    logs = []
+    for level in np.interp(end * np.linspace(1 - LAST, 1, LEVELS), z, base).tolist():
+        level = min(level, float(np.nextafter(base[0], -inf)))
+        logs.append(log(_first(x, own, max(level, own[-1])) / _first(z, base, level)))
+    return exp(sum(logs) / len(logs))
 
 
 def _first(samples_M: Floats, falling_M: Floats, level: float) -> float:
@@ -160,18 +167,17 @@ def agreement(comparison: Comparison, noise: Interval) -> Condition:
     between 1 / (1 + MARGIN) and 1 + MARGIN; the interval joins both sides' errors. Its verdict is
     `supported` where all agree, `refuted` where one does not.
     """
-    return deciding(
-        [
-            Condition(
-                f"samples at batch size {size:g} over those at {comparison.base:g}, measured over "
-                f"predicted",
-                _over(comparison.base, size, r, noise),
-                1 / (1 + MARGIN),
-                1 + MARGIN,
-            )
-            for size, r in comparison.ratios.items()
-        ]
-    )
+    conditions = [
+        Condition(
+            f"samples at batch size {size:g} over those at {comparison.base:g}, measured over "
+            f"predicted",
+            _over(comparison.base, size, r, noise),
+            1 / (1 + MARGIN),
+            1 + MARGIN,
+        )
+        for size, r in comparison.ratios.items()
+    ]
+    return deciding(sorted(conditions, key=lambda c: -abs(log(c.interval.effect))))
 
 
 def _over(base: float, size: float, measured: Interval, noise: Interval) -> Interval:

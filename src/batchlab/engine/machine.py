@@ -93,6 +93,7 @@ def machine(
     budget_s: float = BUDGET_S,
     cap_bytes: int | None = None,
     seed: int = 0,
+    rounds: int | None = None,
 ) -> Machine:
     """Time and weigh training steps of the workload's own model on its device.
 
@@ -100,7 +101,8 @@ def machine(
     memory (on CUDA: is out of memory; elsewhere: is estimated at more than `cap_bytes`, half of
     what is free where not given), or would leave no time for three rounds within `budget_s`. The
     model, its optimizer and the global generators are put back as they were. Raises `UserError`
-    where a size is larger than the data, or none can be measured.
+    where a size is larger than the data, or none can be measured. Turns are taken in `rounds`
+    rounds (9), fewer where the budget ends before.
     """
     count = len(workload.train)
     chosen = sorted(set(sizes)) if sizes else [2**k for k in range(count.bit_length())]
@@ -109,7 +111,8 @@ def machine(
             raise UserError(f"micro-batch {size}: must be 1 to the {count} training samples")
     with _lent(workload) as (model, optimizer), forked(workload.device):
         reseed(derived(seed, "machine"), workload.device)
-        return _Bench(workload, model, optimizer, seed, cap_bytes).run(chosen, budget_s)
+        bench = _Bench(workload, model, optimizer, seed, cap_bytes)
+        return bench.run(chosen, budget_s, rounds or MOST_ROUNDS)
 
 
 class _Bench:
@@ -136,7 +139,7 @@ class _Bench:
         self._memory: dict[int, int] = {}
         self._update: list[float] = []
 
-    def run(self, sizes: Sequence[int], budget_s: float) -> Machine:
+    def run(self, sizes: Sequence[int], budget_s: float, rounds: int) -> Machine:
         began = time.perf_counter()
         self._load(sizes[-1] if len(sizes) == 1 else min(2, len(self._order)), 0)
         if not self._cuda:
@@ -163,7 +166,7 @@ class _Bench:
             )
         update_s, done = seconds(self._optimizer.step, self._device), 0
         while done < LEAST_ROUNDS or (
-            done < MOST_ROUNDS and (time.perf_counter() - began) * (1 + 1 / max(1, done)) < budget_s
+            done < rounds and (time.perf_counter() - began) * (1 + 1 / max(1, done)) < budget_s
         ):
             for size in warm:
                 self._turn(size, done, warm[size])
