@@ -8,6 +8,7 @@ scale within their margin.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 import numpy as np
@@ -65,13 +66,25 @@ def recommend(
     tested = VERDICTS[condition.verdict]
     tried = [batch_size, *comparison.ratios]
     near = [b for b in told if min(tried) / REACH <= b <= max(tried) * REACH]
-    branched = Anchored(comparison.critical, batch_size, steps)
+    branched = Anchored(_closed(comparison.critical, noise, tested), batch_size, steps)
     answer = _of(branched, throughput, near, "branches", tested, condition, rule)
     if answer.choice is None and tested == "agreed":
         narrow = Anchored(noise, batch_size, steps, 1 + MARGIN)
         other = _of(narrow, throughput, near, "noise scale", tested, condition, rule)
         return other if other.choice else answer
     return answer
+
+
+def _closed(critical: Interval, noise: Interval, tested: Tested) -> Interval:
+    """An end that the branches leave open is what an untested noise scale allows at the most.
+
+    Not where they disagree with it, or the estimate is outside of that.
+    """
+    low = critical.low if critical.low > 0 else noise.low / FACTOR
+    high = critical.high if critical.high < inf else noise.high * FACTOR
+    if tested == "disagreed" or not low < critical.effect < high:
+        return critical
+    return Interval(critical.effect, low, high, critical.n)
 
 
 def _of(
