@@ -1,7 +1,7 @@
 """The noisy quadratic model as a workload: its steps to a target are known for every batch size.
 
-A sample is a point z, its loss sum_i h_i (x_i - z_i)^2 / 2 with z_i of variance 1 / h_i, so that the
-gradient's covariance is H. The validation data are the mean of the training points, at which the
+A sample is a point z, its loss sum_i h_i (x_i - z_i)^2 / 2 with z_i of variance 1 / h_i, so that
+the gradient's covariance is H. The validation data are the mean of the training points, where the
 loss is that over the minimum, and x begins a distance of 1 from it in every direction.
 
 Shapes: N samples, D directions.

@@ -33,7 +33,7 @@ from batchlab.workloads.prepared import Prepared
 from batchlab.workloads.target import load_target
 from batchlab.workloads.user import UserWorkload
 
-MACHINE_S, ROUNDS = 10.0, 30  # of the machine's timing, at the most
+MACHINE_S, ROUNDS = 15.0, 30  # of the machine's timing, at the most
 WINDOWS = 6  # of the noise scale along the run, at the most
 IN_WINDOW = 8  # measured steps, at the least
 SPAN, WIDEST = 8.0, 64.0  # the largest size branched at over the present one, least and most

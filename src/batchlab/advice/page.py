@@ -11,7 +11,7 @@ from batchlab.report.answer import Page
 from batchlab.report.numbers import interval, number
 
 SIZE = Axis("batch_size", "Batch size", log=True)
-BEYOND = 100.0  # an unbounded end is drawn this far beyond the estimate
+BEYOND = 10.0  # an unbounded end is drawn this far beyond the estimate, or the sizes
 
 
 def page(advice: Advice) -> Page:
@@ -119,8 +119,10 @@ def _noise(advice: Advice) -> Panel:
     if advice.tests is not None:
         by_step = dict(zip(advice.tests.branches.steps, advice.tests.places, strict=True))
         for place, told in by_step.items():
-            if told is not None and isfinite(told.critical.effect):
+            if told is not None:
                 rows.append((float(place), "B_crit of the branches", *_ends(told.critical)))
+    most = BEYOND * max(advice.throughput.size_J.tolist())
+    rows = [(x, name, *(min(end, most) for end in ends)) for x, name, *ends in rows]
     return Panel(
         id="noise",
         title="Noise scale over training",
@@ -131,7 +133,8 @@ def _noise(advice: Advice) -> Panel:
         series=Axis("source", "Source"),
         low="low",
         high="high",
-        caption="Windows of the run at the present size; a line that leaves the figure has no end.",
+        caption="Windows of the run at the present size; an end without bounds is drawn at ten "
+        "times the estimate.",
     )
 
 

@@ -6,7 +6,7 @@ from batchlab.analysis.throughput import Throughput, measured
 from batchlab.engine.machine import Machine, Size
 from batchlab.spec import UserError
 
-FEWEST = 3  # rounds
+FASTEST, FEWEST = 6, 4  # a sixth of the rounds, but no fewer than four
 
 
 def sizes(machine: Machine, samples: int) -> list[int]:
@@ -37,7 +37,7 @@ def micro_batch(machine: Machine, batch_size: int) -> int | None:
 def throughput(machine: Machine, told: list[int]) -> Throughput:
     """Of steps at the sizes told: loading, forward, backward and update, a row a round.
 
-    Only the fastest quarter of each size's rounds: what else runs on the machine can only slow a
+    Only the fastest sixth of each size's rounds: what else runs on the machine can only slow a
     step, so the fast end is the machine's own (Chen and Revels, Robust benchmarking in noisy
     environments, 2016). Raises `UserError` where no size was tried.
     """
@@ -46,7 +46,7 @@ def throughput(machine: Machine, told: list[int]) -> Throughput:
     for batch in told:
         size = by_size.get(batch) or by_size[machine.fastest(batch)]
         seconds = sorted(_rounds(machine, size, batch))
-        rows += [(batch, s) for s in seconds[: max(FEWEST, len(seconds) // 4)]]
+        rows += [(batch, s) for s in seconds[: max(FEWEST, len(seconds) // FASTEST)]]
     if not rows:
         raise UserError("machine: no batch size was timed; half the data must hold one at least")
     return measured(pd.DataFrame(rows, columns=["batch_size", "seconds"]))
