@@ -45,8 +45,8 @@ WRONG = {
     "in a run": (
         "calls = []\n"
         "    def loss(output, target):\n"
-        "        calls.append(1)\n"
-        "        assert len(calls) < 400, 'broken pipe'\n"
+        "        calls.append(not torch.is_grad_enabled())\n"  # evaluations, in the run mostly
+        "        assert sum(calls) < 15, 'broken pipe'\n"
         "        return F.cross_entropy(output, target)\n"
         "    return job(loss=loss)",
         "training: failed with AssertionError: broken pipe",

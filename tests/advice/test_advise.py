@@ -59,7 +59,7 @@ def test_the_answer_has_what_it_rests_on(digits: tuple[Advice, Path]) -> None:
     assert 2 <= len(sizes) <= 4
     for size in sizes - {8}:
         assert len({r["multiplier"] for r in runs if r["batch_size"] == size}) >= 3
-        assert {r["seed"] for r in runs if r["batch_size"] == size} == {0, 1, 2, 3}
+        assert {r["seed"] for r in runs if r["batch_size"] == size} >= {0, 1, 2, 3}
     if told["recommended"] is not None:
         answer = told["recommended"]
         assert answer["low"] <= answer["best"] <= answer["high"]

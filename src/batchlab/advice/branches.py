@@ -26,8 +26,8 @@ from batchlab.workloads.prepared import Prepared
 from batchlab.workloads.samples import Part, Samples
 
 PLACES = (0.0, 1 / 2)  # of the steps to the target
-SEEDS = 4
-COST = 7.0  # all branches together, in runs of the present setting
+SEEDS, MOST_SEEDS = 4, 6  # more than the fewest where they take no more than half of the cost
+COST = 7.0  # all branches together at the most, in runs of the present setting
 RUNS = 32  # of three sizes: about three and a half rates each, and the other seeds at the best
 LONGEST = 1 / 2  # of the way to the target
 MARKS = 10  # evaluations of a branch
@@ -63,6 +63,7 @@ class Branches:
     """
 
     base: int
+    seeds: int
     steps: tuple[int, ...]
     runs: list[Branch] = field(default_factory=list)
     best: dict[int, float] = field(default_factory=dict)
@@ -78,7 +79,7 @@ class Branches:
         At a place, or the mean of all; places where neither came below the start are left out.
         """
         return {
-            float(size): [self.ratio(size, best, seed, place) for seed in range(SEEDS)]
+            float(size): [self.ratio(size, best, seed, place) for seed in range(self.seeds)]
             for size, best in self.best.items()
         }
 
@@ -108,10 +109,11 @@ class Branches:
 
 
 class Plan(NamedTuple):
-    """Which sizes, and for how many samples each branch goes on."""
+    """Which sizes, for how many samples each branch goes on, and how many seeds."""
 
     sizes: tuple[int, ...]
     samples: int
+    seeds: int
 
 
 def plan(tuned: Present, allowed: float, timed: Sequence[int], low: float, high: float) -> Plan:
@@ -138,7 +140,9 @@ def plan(tuned: Present, allowed: float, timed: Sequence[int], low: float, high:
             f"--verify: {tuned.steps.effect:.0f} steps of {base} samples to the target are too few "
             f"to branch from; raise --budget or give a --target that takes longer"
         )
-    return Plan(tuple(sorted(chosen)), length)
+    spare = allowed / 2 / length - RUNS
+    more = max(0, int(spare / (len(PLACES) * len(chosen))))
+    return Plan(tuple(sorted(chosen)), length, min(SEEDS + more, MOST_SEEDS))
 
 
 def branch(
@@ -160,7 +164,7 @@ def branch(
     runner = _Runner(workload, _held_out(workload, seed), seed)
     places = _places(tuned)
     base = tuned.settings.batch_size
-    done = Branches(base, tuple(s.place.step for s in places))
+    done = Branches(base, planned.seeds, tuple(s.place.step for s in places))
 
     def run(size: int, multiplier: float, repeat: int) -> float:
         settings = rule.settings(size, multiplier, micro(size))
@@ -181,7 +185,7 @@ def branch(
             beyond = best * STEP if best == max(tried) else best / STEP
             tried[beyond] = run(size, beyond, 0)
         done.best[size] = best = min(tried, key=lambda m: tried[m])
-        for repeat in range(1, SEEDS):
+        for repeat in range(1, planned.seeds):
             run(size, best, repeat)
         keep(done.json())
         say(

@@ -56,9 +56,9 @@ def recommend(
     """The answer for least time, from `steps` to the target at `batch_size`.
 
     `noise` is B_simple over the run (`pooling`), or anything else in its units that stands for
-    B_crit, in samples. Sizes are the throughput's.
+    B_crit, in samples. Sizes are those timed, and half way between doublings.
     """
-    told = throughput.size_J.tolist()
+    told = _finer(throughput.size_J.tolist())
     if comparison is None:
         source = Anchored(noise, batch_size, steps, FACTOR)
         return _of(source, throughput, told, "noise scale", "not tested", None, rule)
@@ -73,6 +73,12 @@ def recommend(
         other = _of(narrow, throughput, near, "noise scale", tested, condition, rule)
         return other if other.choice else answer
     return answer
+
+
+def _finer(sizes: list[float]) -> list[float]:
+    """With 3/2 of every size whose double was timed as well; seconds there are between both."""
+    between = [1.5 * b for b in sizes if 2 * b in sizes and b > 1]
+    return sorted({*sizes, *between})
 
 
 def _closed(critical: Interval, noise: Interval, tested: Tested) -> Interval:
