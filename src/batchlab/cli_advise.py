@@ -58,19 +58,23 @@ def advise(
         limit_threads(threads)
     if device == "cuda" or device not in ("cpu", "cuda"):
         _check(device)
-    with Live() as progress:
-        advice = run(
-            target,
-            seed=seed,
-            budget=limit,
-            verify=verify,
-            target=goal,
-            out=out,
-            device=device,
-            data_dir=data_dir,
-            memory_cap=None if memory_cap is None else memory_cap * MIB,
-            say=progress.say,
-        )
+    try:
+        with Live() as progress:
+            advice = run(
+                target,
+                seed=seed,
+                budget=limit,
+                verify=verify,
+                target=goal,
+                out=out,
+                device=device,
+                data_dir=data_dir,
+                memory_cap=None if memory_cap is None else memory_cap * MIB,
+                say=progress.say,
+            )
+    except KeyboardInterrupt:
+        print(f"batchlab: stopped; what was measured is in {out}", file=sys.stderr)
+        raise typer.Exit(130) from None
     try:
         written = write_answer(page(advice), out)
     except OSError as error:

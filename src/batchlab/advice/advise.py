@@ -137,7 +137,7 @@ def _stages(
     )
     costs.append(Cost("present setting", present.seconds, present.samples))
     keep.stage("present", present.json())
-    tuned = Tuned(present, 1.0, 0, 0.0, {})
+    tuned = Tuned(present, 1.0, 0, {})
     if verify:
         began = perf_counter()
         tuned = tune(
@@ -185,7 +185,10 @@ def _to_try(ready: Prepared) -> list[int]:
 
 
 def _noise(present: Present) -> tuple[list[Window], Interval]:
-    """The noise scale in windows up to the target, and over all of that."""
+    """The noise scale in windows up to the target, and over all of that.
+
+    Another one in samples takes B_simple's place by its own windows' intervals in `pooled`.
+    """
     size = present.settings.batch_size
     if not present.series:
         raise UserError(

@@ -22,7 +22,6 @@ class Tuned:
     run: Present
     multiplier: float
     samples: int
-    seconds: float
     tried: dict[float, float | None]  # steps to the target by multiplier; None: not fewer
 
 
@@ -39,7 +38,7 @@ def tune(
     Each run gets as many steps as the best so far took; `seed` is the present run's, so that all
     start alike and see the same samples.
     """
-    best, multiplier, samples, seconds = present, 1.0, 0, 0.0
+    best, multiplier, samples = present, 1.0, 0
     tried: dict[float, float | None] = {1.0: present.steps.effect}
     for factor in (STEP, 1 / STEP):
         for k in range(1, MOST + 1):
@@ -57,7 +56,7 @@ def tune(
                 samples += steps * present.settings.batch_size
                 tried[factor**k] = None
                 break
-            samples, seconds = samples + run.samples, seconds + run.seconds
+            samples += run.samples
             tried[factor**k] = run.steps.effect
             keep({"steps_to_target_by_rate_over_present": tried})
             say(f"rate {rate:.3g}: {run.steps.effect:.0f} steps to the target, of {steps}")
@@ -66,4 +65,4 @@ def tune(
             best, multiplier = run, factor**k
         if multiplier != 1.0:
             break
-    return Tuned(best, multiplier, samples, seconds, tried)
+    return Tuned(best, multiplier, samples, tried)

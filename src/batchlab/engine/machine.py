@@ -102,7 +102,8 @@ def machine(
     what is free where not given), or would leave no time for three rounds within `budget_s`. The
     model, its optimizer and the global generators are put back as they were. Raises `UserError`
     where a size is larger than the data, or none can be measured. Turns are taken in `rounds`
-    rounds (9), fewer where the budget ends before.
+    rounds (9), fewer where the budget ends before. On one thread of a CPU seconds are the
+    processor's, which other work on the machine does not make longer.
     """
     count = len(workload.train)
     chosen = sorted(set(sizes)) if sizes else [2**k for k in range(count.bit_length())]
@@ -129,6 +130,9 @@ class _Bench:
         self._workload, self._model, self._optimizer = workload, model, optimizer
         self._device = workload.device
         self._cuda = self._device.type == "cuda"
+        # One thread's own time, which other processes do not add to.
+        alone = self._device.type == "cpu" and torch.get_num_threads() == 1
+        self._clock = time.process_time if alone else time.perf_counter
         free = memory.available(self._device)
         self._cap = cap if cap or free is None else int(free * memory.CPU_SHARE)
         self._order = epoch_order(seed, 0, len(workload.train)).to(workload.train.device)
@@ -237,14 +241,16 @@ class _Bench:
         self._pass()
 
     def _turn(self, size: int, turn: int, expected: float) -> None:
-        loading = seconds(lambda: self._load(size, turn), self._device)
+        # Items may be waited for, on a disk.
+        clock = self._clock if self._workload.train.in_memory else time.perf_counter
+        loading = seconds(lambda: self._load(size, turn), self._device, 1, clock)
         self._loading.setdefault(size, []).append(loading)
         self._compute.setdefault(size, []).append(self._repeated(self._pass, expected))
 
     def _repeated(self, work: Any, expected: float) -> float:
         """Seconds of one, where short ones are repeated."""
         times = max(1, int(TURN_S / max(expected, 1e-4)))
-        return seconds(work, self._device, times)
+        return seconds(work, self._device, times, self._clock)
 
     def _load(self, size: int, turn: int) -> None:
         """The batch of a turn: other samples every time, from one shuffled pass."""
