@@ -84,12 +84,17 @@ class Branches:
         }
 
     def ratio(self, size: int, multiplier: float, seed: int, place: int | None = None) -> float:
-        """Of one size, rate and seed; nan where there is nothing to tell."""
+        """Of one size, rate and seed; nan where there is nothing to tell.
+
+        At a place it counts as no more than the size over the base, where steps are as many: more
+        is a branch that took its noise for a loss of ground, or none at all, as in a few steps.
+        """
         told = []
         for at in range(len(self.steps)) if place is None else [place]:
             own = self._find(at, size, multiplier, seed)
             base = self._find(at, self.base, 1.0, seed)
-            told.append(ratio(own.samples, own.losses, base.samples, base.losses))
+            value = ratio(own.samples, own.losses, base.samples, base.losses)
+            told.append(value if isnan(value) else min(value, max(1.0, size / self.base)))
         there = [value for value in told if not isnan(value)]
         return sum(there) / len(there) if there else nan
 
