@@ -1,6 +1,8 @@
 """The learning-rate rule of a workload's optimizer, in numbers and words."""
 
+from collections.abc import Callable
 from math import inf
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from tests import own
 NOISE = Interval(64.0, 32.0, 128.0, 6)
 
 
-def rule(kind: type[torch.optim.Optimizer], **options: object) -> Rule:
+def rule(kind: Callable[..., torch.optim.Optimizer], **options: Any) -> Rule:
     job = own.prepared(optimizer=lambda m: kind(m.parameters(), lr=0.1, **options))
     return Rule.of(job, NOISE)
 

@@ -45,6 +45,7 @@ def test_ratio_of_what_makes_no_progress() -> None:
     assert ratio([0, 1, 2], up, [0, 1, 2], down) == inf
     assert ratio([0, 1, 2], down, [0, 1, 2], up) == 0
     assert isnan(ratio([0, 1, 2], up, [0, 1, 2], up))
+    assert ratio([0, 1, 2], [1.0, 0.5, inf], [0, 1, 2], down) == inf  # diverged after a good start
 
 
 @pytest.mark.parametrize("critical", [5.0, 60.0, 900.0])

@@ -45,10 +45,10 @@ def ratio(
     that both came to: losses are noisy, and one level is read where each was lucky. Both begin with
     the loss at 0 samples, the same; between marks a loss is linear, and it counts as reached where
     it first was. inf where the branch has not come below the start and the base has, 0 the other
-    way round, nan where neither has.
+    way round, nan where neither has; one that diverged (its last loss is not finite) has not.
     """
-    x, own = np.asarray(samples_M, float), np.minimum.accumulate(np.asarray(loss_M, float))
-    z, base = np.asarray(base_samples_M, float), np.minimum.accumulate(np.asarray(base_loss_M))
+    x, own = np.asarray(samples_M, float), _falling(loss_M)
+    z, base = np.asarray(base_samples_M, float), _falling(base_loss_M)
     if own[-1] >= own[0]:
         return nan if base[-1] >= base[0] else inf
     if base[-1] >= base[0]:
@@ -59,6 +59,15 @@ def ratio(
         level = min(level, float(np.nextafter(base[0], -inf)))
         logs.append(log(_first(x, own, max(level, own[-1])) / _first(z, base, level)))
     return exp(sum(logs) / len(logs))
+
+
+def _falling(loss_M: ArrayLike) -> Floats:
+    """The lowest loss so far; the first one all along where the last is not finite."""
+    told: Floats = np.asarray(loss_M, float)
+    if not np.isfinite(told[-1]):
+        return np.full_like(told, told[0])
+    lowest: Floats = np.minimum.accumulate(told)
+    return lowest
 
 
 def _first(samples_M: Floats, falling_M: Floats, level: float) -> float:
