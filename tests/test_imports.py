@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"record"},
     "options": set(),
     "integrations": {"probes", "record", "spec", "analysis"},
+    "advice": {"spec", "record", "workloads", "engine", "probes", "analysis", "report"},
     "printing": set(),
     "progress": set(),
     "stopping": set(),
@@ -48,8 +49,9 @@ NO_TORCH = (
     "options",
     "cli",
     "cli_own",
+    "cli_advise",
 )
-ANYTHING = {"cli", "cli_own", "laboratory", "__init__", "__main__"}
+ANYTHING = {"cli", "cli_own", "cli_advise", "laboratory", "__init__", "__main__"}
 
 
 def room(path: Path) -> str:

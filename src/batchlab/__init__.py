@@ -10,6 +10,7 @@ from batchlab.spec import Cadence, Optimizer, Phase, TrainSpec, TrialsSpec, User
 if TYPE_CHECKING:
     import pandas as pd
 
+    from batchlab.advice.advise import advise
     from batchlab.integrations.plain import Distance, GradientNorm, NoiseScale
     from batchlab.workloads.objective import ACCURACY, Metric
     from batchlab.workloads.user import UserWorkload
@@ -28,6 +29,7 @@ __all__ = [
     "TrialsSpec",
     "UserError",
     "UserWorkload",
+    "advise",
     "train",
 ]
 LAZY = {  # these want torch, which importing the package must not
@@ -37,6 +39,7 @@ LAZY = {  # these want torch, which importing the package must not
     "Metric": "batchlab.workloads.objective",
     "NoiseScale": "batchlab.integrations.plain",
     "UserWorkload": "batchlab.workloads.user",
+    "advise": "batchlab.advice.advise",
 }
 
 

@@ -11,6 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from batchlab.backends.base import Interrupted, cores, limit_threads
+from batchlab.cli_advise import advise
 from batchlab.cli_own import sweep
 from batchlab.options import DataDir, Device, Json, Seed, Workers
 from batchlab.printing import say_findings, say_json, say_rows
@@ -41,6 +42,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
+
+app.command()(advise)
 
 Workload = Annotated[str, typer.Option(help="digits or mnist")]
 StoreDir = Annotated[Path | None, typer.Option("--store", help="where runs are kept")]

@@ -91,14 +91,19 @@ def decide(
     )
 
 
-def seconds(work: Pass, device: torch.device, times: int = 1) -> float:
+def seconds(
+    work: Pass,
+    device: torch.device,
+    times: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
     """How long it takes once, of so many times in a row; the device's part included."""
     _synchronize(device)
-    began = time.perf_counter()
+    began = clock()
     for _ in range(times):
         work()
     _synchronize(device)
-    return (time.perf_counter() - began) / times
+    return (clock() - began) / times
 
 
 def _synchronize(device: torch.device) -> None:

@@ -31,17 +31,18 @@ TURN_S = 0.02  # short passes are repeated for so long in a turn, and divided
 
 
 class Seconds(NamedTuple):
-    """Over the rounds."""
+    """Over the rounds; `each` of them in order, the same rounds for every size."""
 
     median: float
     low: float
     high: float
     rounds: int
+    each: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, times: Sequence[float]) -> "Seconds":
         """Median, smallest and largest."""
-        return cls(median(times), min(times), max(times), len(times))
+        return cls(median(times), min(times), max(times), len(times), tuple(times))
 
 
 class Size(NamedTuple):
@@ -92,6 +93,7 @@ def machine(
     budget_s: float = BUDGET_S,
     cap_bytes: int | None = None,
     seed: int = 0,
+    rounds: int | None = None,
 ) -> Machine:
     """Time and weigh training steps of the workload's own model on its device.
 
@@ -99,7 +101,9 @@ def machine(
     memory (on CUDA: is out of memory; elsewhere: is estimated at more than `cap_bytes`, half of
     what is free where not given), or would leave no time for three rounds within `budget_s`. The
     model, its optimizer and the global generators are put back as they were. Raises `UserError`
-    where a size is larger than the data, or none can be measured.
+    where a size is larger than the data, or none can be measured. Turns are taken in `rounds`
+    rounds (9), fewer where the budget ends before. On one thread of a CPU seconds are the
+    processor's, which other work on the machine does not make longer.
     """
     count = len(workload.train)
     chosen = sorted(set(sizes)) if sizes else [2**k for k in range(count.bit_length())]
@@ -108,7 +112,8 @@ def machine(
             raise UserError(f"micro-batch {size}: must be 1 to the {count} training samples")
     with _lent(workload) as (model, optimizer), forked(workload.device):
         reseed(derived(seed, "machine"), workload.device)
-        return _Bench(workload, model, optimizer, seed, cap_bytes).run(chosen, budget_s)
+        bench = _Bench(workload, model, optimizer, seed, cap_bytes)
+        return bench.run(chosen, budget_s, rounds or MOST_ROUNDS)
 
 
 class _Bench:
@@ -125,6 +130,9 @@ class _Bench:
         self._workload, self._model, self._optimizer = workload, model, optimizer
         self._device = workload.device
         self._cuda = self._device.type == "cuda"
+        # One thread's own time, which other processes do not add to.
+        alone = self._device.type == "cpu" and torch.get_num_threads() == 1
+        self._clock = time.process_time if alone else time.perf_counter
         free = memory.available(self._device)
         self._cap = cap if cap or free is None else int(free * memory.CPU_SHARE)
         self._order = epoch_order(seed, 0, len(workload.train)).to(workload.train.device)
@@ -135,7 +143,7 @@ class _Bench:
         self._memory: dict[int, int] = {}
         self._update: list[float] = []
 
-    def run(self, sizes: Sequence[int], budget_s: float) -> Machine:
+    def run(self, sizes: Sequence[int], budget_s: float, rounds: int) -> Machine:
         began = time.perf_counter()
         self._load(sizes[-1] if len(sizes) == 1 else min(2, len(self._order)), 0)
         if not self._cuda:
@@ -162,7 +170,7 @@ class _Bench:
             )
         update_s, done = seconds(self._optimizer.step, self._device), 0
         while done < LEAST_ROUNDS or (
-            done < MOST_ROUNDS and (time.perf_counter() - began) * (1 + 1 / max(1, done)) < budget_s
+            done < rounds and (time.perf_counter() - began) * (1 + 1 / max(1, done)) < budget_s
         ):
             for size in warm:
                 self._turn(size, done, warm[size])
@@ -233,14 +241,16 @@ class _Bench:
         self._pass()
 
     def _turn(self, size: int, turn: int, expected: float) -> None:
-        loading = seconds(lambda: self._load(size, turn), self._device)
+        # Items may be waited for, on a disk.
+        clock = self._clock if self._workload.train.in_memory else time.perf_counter
+        loading = seconds(lambda: self._load(size, turn), self._device, 1, clock)
         self._loading.setdefault(size, []).append(loading)
         self._compute.setdefault(size, []).append(self._repeated(self._pass, expected))
 
     def _repeated(self, work: Any, expected: float) -> float:
         """Seconds of one, where short ones are repeated."""
         times = max(1, int(TURN_S / max(expected, 1e-4)))
-        return seconds(work, self._device, times)
+        return seconds(work, self._device, times, self._clock)
 
     def _load(self, size: int, turn: int) -> None:
         """The batch of a turn: other samples every time, from one shuffled pass."""

@@ -1,14 +1,10 @@
 """The report: one page that opens anywhere, its figures as files, its findings and runs as data."""
 
-import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -16,6 +12,7 @@ from markupsafe import Markup
 from batchlab.record import Section
 from batchlab.report import export, palette
 from batchlab.report.claims import STANDINGS, VERDICTS, claims, columns, counts, standing
+from batchlab.report.documents import write_json
 from batchlab.report.files import write
 from batchlab.report.numbers import interval, number
 from batchlab.report.specs import Specs, specs
@@ -44,7 +41,7 @@ def write_report(
         for picture in pictures:
             picture.result()
     found = [finding.json() for section in sections for finding in section.findings]
-    write(out / FINDINGS, json.dumps(_plain(found), indent=1, allow_nan=False) + "\n")
+    write_json(out / FINDINGS, found)
     write(out / RUNS, runs.to_csv(index=False))
     write(out / PAGE, page)
     return out / PAGE
@@ -59,17 +56,6 @@ def _specs(sections: Sequence[Section]) -> dict[str, Specs]:
             raise ValueError(f"panel {panel.id!r}: two panels have this id")
         drawn[panel.id] = specs(panel)
     return drawn
-
-
-def _plain(value: Any) -> Any:
-    """The value as strict JSON knows it: no NaN, no infinities, no NumPy."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _render(

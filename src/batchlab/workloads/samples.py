@@ -132,6 +132,27 @@ class Items(Samples):
         )
 
 
+@final
+class Part(Samples):
+    """Some rows of other samples, under numbers of their own from 0 on."""
+
+    def __init__(self, whole: Samples, rows: torch.Tensor) -> None:
+        """`rows` (int64) are those of `whole`."""
+        self._whole, self._rows = whole, rows.to(whole.device)
+        self.device, self.in_memory = whole.device, whole.in_memory
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def batch(self, rows: torch.Tensor) -> Any:
+        """The whole's batch of these rows."""
+        return self._whole.batch(self._rows[rows])
+
+    def bytes_each(self) -> int:
+        """As the whole's."""
+        return self._whole.bytes_each()
+
+
 def _has_room(tree: Any, device: torch.device) -> bool:
     """Whether the tensors take no more than a quarter of what is free on the device."""
     if device.type != "cuda":

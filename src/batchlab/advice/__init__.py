@@ -1,0 +1,1 @@
+"""Which batch size to use, and why: measured, predicted, tested."""

@@ -1,0 +1,266 @@
+"""The stages in order: machine, present setting, prediction, branches, answer."""
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import inf
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+from batchlab.advice import timing
+from batchlab.advice.answer import Advice, Cost, Tests
+from batchlab.advice.branches import COST, branch, plan
+from batchlab.advice.budget import DEFAULT, Budget
+from batchlab.advice.keep import Keep
+from batchlab.advice.present import Present, Say, run_present
+from batchlab.advice.rates import Rule
+from batchlab.advice.recommend import Recommendation, recommend
+from batchlab.advice.tuning import Tuned, tune
+from batchlab.analysis.branches import Comparison, compare
+from batchlab.analysis.intervals import Interval
+from batchlab.analysis.noise_scale import Window, curve, noise_scales
+from batchlab.analysis.pooling import pooled
+from batchlab.analysis.prediction import TOLERANCE
+from batchlab.engine.draws import derived
+from batchlab.engine.machine import Machine, machine
+from batchlab.engine.settings import Settings
+from batchlab.record import ALL, NoiseSeries
+from batchlab.spec import UserError
+from batchlab.workloads.prepare import brief, prepare
+from batchlab.workloads.prepared import Prepared
+from batchlab.workloads.target import load_target
+from batchlab.workloads.user import UserWorkload
+
+MACHINE_S, ROUNDS = 15.0, 30  # of the machine's timing, at the most
+WINDOWS = 6  # of the noise scale along the run, at the most
+IN_WINDOW = 8  # measured steps, at the least
+SPAN, WIDEST = 8.0, 64.0  # the largest size branched at over the present one, least and most
+
+
+def advise(
+    workload: UserWorkload | Prepared | str,
+    *,
+    seed: int = 0,
+    budget: str | int | Budget = DEFAULT,
+    verify: bool = False,
+    target: float | None = None,
+    out: Path | None = None,
+    device: str = "cpu",
+    data_dir: Path | None = None,
+    memory_cap: int | None = None,
+    say: Say = lambda _: None,
+) -> Advice:
+    """Which batch size to use, and why; `verify` tests the prediction by branches.
+
+    `workload`: a workload, or TARGET as the command line takes it (`device` and `data_dir` are for
+    built-in ones). `budget`: how long the present setting is run (`20000` samples, `10e` epochs,
+    `60s`); the whole costs up to eight times that with `verify`. `target`: the metric's or the
+    loss's value on the validation data, else the workload's own, else what the present run comes
+    to. `out`: a directory for what is measured, as soon as it is. `memory_cap`: bytes that a step
+    may take; on the CPU half of what is free. `say` gets a line now and then.
+
+    The answer is the same for the same seed but for what rests on time, which is measured. Raises
+    `UserError`, one line, for whatever is wrong with the input; `out` then has what was measured.
+    """
+    limit = Budget.parse(budget)
+    keep = Keep(out)
+    try:
+        with _theirs():
+            ready = _ready(workload, seed, device, data_dir)
+            keep.stage("workload", {"name": ready.name, "notes": ready.notes})
+            advice = _stages(ready, seed, limit, verify, target, memory_cap, keep, say)
+    except BaseException as error:
+        keep.failed(error)
+        raise
+    keep.finished(advice.json())
+    return advice
+
+
+def _ready(
+    workload: UserWorkload | Prepared | str, seed: int, device: str, data_dir: Path | None
+) -> Prepared:
+    if isinstance(workload, Prepared):
+        return workload
+    if isinstance(workload, str):
+        return load_target(workload, seed=seed, device=device, data_dir=data_dir)
+    return prepare(workload)
+
+
+def _stages(
+    ready: Prepared,
+    seed: int,
+    limit: Budget,
+    verify: bool,
+    target: float | None,
+    cap: int | None,
+    keep: Keep,
+    say: Say,
+) -> Advice:
+    size, costs = ready.batch_size, []
+    began = perf_counter()
+    measured = machine(
+        ready,
+        sizes=_to_try(ready),
+        budget_s=MACHINE_S,
+        cap_bytes=cap,
+        seed=seed,
+        rounds=ROUNDS,
+    )
+    costs.append(Cost("machine", perf_counter() - began, 0))
+    keep.stage("machine", measured)
+    told = timing.sizes(measured, len(ready.train))
+    if size not in told:
+        if not timing.memory_bound(measured):
+            raise UserError(
+                f"batch size {size}: not timed ({measured.stopped}); give a smaller batch_size"
+            )
+        told = sorted({*told, size})
+    through = timing.throughput(measured, told)
+    say(f"machine: {len(measured.sizes)} micro-batch sizes, {measured.stopped}")
+
+    wanted = ready.given.target if target is None else target
+    seconds = float(through.at(size).seconds.effect)
+    steps = limit.steps(size, len(ready.train), seconds)
+    say(f"present setting: {steps} steps of {size}, about {steps * seconds:.0f} s")
+    seed_run = derived(seed, "present")
+    settings = Settings(size, micro_batch=timing.micro_batch(measured, size))
+    present = run_present(
+        ready,
+        settings,
+        steps,
+        seed=seed_run,
+        target=wanted,
+        keep=lambda told: keep.stage("present", told),
+        say=say,
+    )
+    costs.append(Cost("present setting", present.seconds, present.samples))
+    keep.stage("present", present.json())
+    tuned = Tuned(present, 1.0, 0, {})
+    if verify:
+        began = perf_counter()
+        tuned = tune(
+            ready, present, seed=seed_run, keep=lambda told: keep.stage("rate", told), say=say
+        )
+        costs.append(Cost("learning rate", perf_counter() - began, tuned.samples))
+    run = tuned.run
+    windows, noise = _noise(run)
+    layers = noise_scales({k: v for k, v in run.series.items() if k != ALL})
+    keep.stage("noise_scale", {"over_the_run": noise, "windows": windows})
+    rule = Rule.of(ready, noise).tuned(tuned.multiplier, noise)
+    answer = recommend(noise, size, run.steps, through, None, rule.at)
+    keep.stage("predicted", answer)
+
+    tests = None
+    if verify:
+        began = perf_counter()
+        allowed = COST * present.samples
+        tests = _tests(ready, run, allowed, rule, answer, told, measured, seed, keep, say)
+        costs.append(Cost("branches", perf_counter() - began, tests.branches.samples))
+        rule = rule.tuned(1.0, _known(tests.comparison.critical, noise))
+        answer = recommend(noise, size, run.steps, through, tests.comparison, rule.at)
+    notes = (*ready.notes, *measured.notes)
+    return Advice(
+        ready.name,
+        answer,
+        rule,
+        present,
+        tuned,
+        noise,
+        tuple(windows),
+        layers,
+        measured,
+        through,
+        tests,
+        notes,
+        tuple(costs),
+    )
+
+
+def _to_try(ready: Prepared) -> list[int]:
+    """Micro-batch sizes: powers of two up to half of the data, and the present size."""
+    half = len(ready.train) // 2
+    return sorted({2**k for k in range(half.bit_length())} | {ready.batch_size})
+
+
+def _noise(present: Present) -> tuple[list[Window], Interval]:
+    """The noise scale in windows up to the target, and over all of that.
+
+    Another one in samples takes B_simple's place by its own windows' intervals in `pooled`.
+    """
+    size = present.settings.batch_size
+    if not present.series:
+        raise UserError(
+            f"noise scale: no step of {size} samples could be measured in two parts or more"
+        )
+    count = max(2, sum(step <= present.steps.high for step in present.measured))
+    series = NoiseSeries(*(v[:count] for v in present.series[ALL]))
+    windows = curve(series, max(1, min(WINDOWS, len(series.trace_S) // IN_WINDOW)))
+    return windows, pooled([w.estimate.scale for w in windows], size)
+
+
+def _tests(
+    ready: Prepared,
+    tuned: Present,
+    allowed: float,
+    rule: Rule,
+    predicted: Recommendation,
+    sizes: list[int],
+    measured: Machine,
+    seed: int,
+    keep: Keep,
+    say: Say,
+) -> Tests:
+    size = tuned.settings.batch_size
+    # Where the best may be, by what was predicted, and not only next to the present size.
+    rows = predicted.prediction.rows
+    possible = [row.batch_size for row in rows if row.seconds_over.low <= 1 + TOLERANCE]
+    high = min(max(possible[-1], size * SPAN), size * WIDEST)
+    planned = plan(tuned, allowed, sizes, possible[0], high)
+    listed = ", ".join(map(str, planned.sizes))
+    say(f"branches: batch sizes {listed}, {planned.samples:,} samples each")
+    made = branch(
+        ready,
+        tuned,
+        rule,
+        planned,
+        micro=lambda b: timing.micro_batch(measured, b),
+        seed=seed,
+        keep=lambda told: keep.stage("branches", told),
+        say=say,
+    )
+    comparison = compare(size, made.ratios())
+    places = tuple(_place(size, made.ratios(place)) for place in range(len(made.steps)))
+    return Tests(made, comparison, places)
+
+
+def _place(size: int, ratios: dict[float, list[float]]) -> Comparison | None:
+    try:
+        return compare(size, ratios)
+    except UserError:
+        return None
+
+
+def _known(critical: Interval, noise: Interval) -> Interval:
+    """What the learning-rate rule is told: the branches' B_crit where they decide it."""
+    return critical if critical.low > 0 and critical.high < inf else noise
+
+
+@contextmanager
+def _theirs() -> Iterator[None]:
+    """An error raised in the user's code in the middle of a run, as one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"out of memory in a run ({str(error).splitlines()[0]}); "
+            f"must fit: give a smaller batch_size"
+        ) from error
+    except Exception as error:
+        frames = [f.filename.replace("\\", "/") for f in traceback.extract_tb(error.__traceback__)]
+        if all("site-packages" in f or "/batchlab/" in f for f in frames[1:]):
+            raise
+        raise UserError(f"training: failed with {brief(error)}") from error

@@ -1,0 +1,96 @@
+"""`batchlab advise`: which batch size to use for one's own model, and whether that is true."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from batchlab.backends.base import limit_threads
+from batchlab.printing import say_json
+from batchlab.progress import Live
+from batchlab.spec import UserError
+
+MIB = 2**20
+
+
+def advise(
+    target: Annotated[
+        str, typer.Argument(help="digits, mnist, package.module:factory or file.py:factory")
+    ],
+    seed: Annotated[int, typer.Option(help="fixes initialisation, data order and draws")] = 0,
+    budget: Annotated[
+        str,
+        typer.Option(help="of the present setting's run: samples (20000), epochs (10e) or seconds"),
+    ] = "10e",
+    verify: Annotated[
+        bool, typer.Option("--verify", help="test the prediction by short branches")
+    ] = False,
+    goal: Annotated[
+        float | None,
+        typer.Option("--target", help="the metric's or the loss's value that training is for"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="where measurements and the page go")] = Path("advice"),
+    device: Annotated[str, typer.Option(help="cpu or cuda, for built-in workloads")] = "cpu",
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="where data files are; else BATCHLAB_DATA_DIR, cache, download"),
+    ] = None,
+    memory_cap: Annotated[
+        int | None, typer.Option(min=1, help="MiB a step may take; on the CPU half of what is free")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="all cores by default")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="one JSON document on standard output")
+    ] = False,
+) -> None:
+    """Measure a training job, predict its best batch sizes, and with --verify test that."""
+    from batchlab.advice.budget import Budget
+
+    if not 0 <= seed < 2**63:
+        raise UserError(f"--seed {seed}: must be a whole number from 0 to 2^63 - 1")
+    limit = Budget.parse(budget)
+    from batchlab.advice.advise import advise as run
+    from batchlab.advice.page import page
+    from batchlab.report.answer import write_answer
+
+    if threads is not None:
+        limit_threads(threads)
+    if device == "cuda" or device not in ("cpu", "cuda"):
+        _check(device)
+    try:
+        with Live() as progress:
+            advice = run(
+                target,
+                seed=seed,
+                budget=limit,
+                verify=verify,
+                target=goal,
+                out=out,
+                device=device,
+                data_dir=data_dir,
+                memory_cap=None if memory_cap is None else memory_cap * MIB,
+                say=progress.say,
+            )
+    except KeyboardInterrupt:
+        print(f"batchlab: stopped; what was measured is in {out}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    try:
+        written = write_answer(page(advice), out)
+    except OSError as error:
+        raise UserError(f"--out {out}: can't be written ({error.strerror})") from None
+    if as_json:
+        say_json(advice.json())
+        print(f"report: {written}", file=sys.stderr)
+    else:
+        print(advice)
+        print(f"report: {written}")
+
+
+def _check(device: str) -> None:
+    import torch
+
+    if device != "cuda":
+        raise UserError(f"--device {device!r}: choose from cpu, cuda")
+    if not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch sees no GPU here; use cpu")

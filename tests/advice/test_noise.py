@@ -1,0 +1,96 @@
+"""The noise scale along a run, against a model whose tr Sigma and |G|^2 are known."""
+
+import numpy as np
+import pytest
+import torch
+
+from batchlab.advice.noise import CHUNKS, NoiseAlong
+from batchlab.analysis.noise_scale import estimate
+from batchlab.engine.general import GeneralRun
+from batchlab.engine.settings import Settings
+from batchlab.record import ALL, NoiseSeries
+from batchlab.spec import UserError
+from batchlab.workloads.prepare import prepare
+from batchlab.workloads.prepared import Prepared
+from tests import own
+from tests.advice import quadratic
+
+STILL = 1e-12  # a rate at which weights stay where they are
+
+
+def along(workload: Prepared, steps: int, size: int, micro: int | None = None) -> NoiseAlong:
+    run = GeneralRun(workload, Settings(size, learning_rate=STILL, micro_batch=micro))
+    noise = NoiseAlong(run)
+    noise.begin(True)
+    run.advance(steps)
+    noise.end()
+    return noise
+
+
+def test_chunks_find_the_quadratic_models_scale() -> None:
+    noise = along(prepare(quadratic.workload()), 400, 64)
+    assert noise.kind == "chunks"
+    told = estimate(noise.series()[ALL], block=1)
+    h_D = 1.0 / np.arange(1, quadratic.DIRECTIONS + 1)
+    # The gradient is h (x - z): covariance H, and h at a distance of 1.
+    assert told.trace.effect == pytest.approx(h_D.sum(), rel=0.03)
+    assert told.square.effect == pytest.approx((h_D**2).sum(), rel=0.03)
+    assert told.scale.low < h_D.sum() / (h_D**2).sum() < told.scale.high
+    raw = told.square.effect + told.trace.effect / 64 * CHUNKS  # a chunk's norm, not corrected
+    assert raw != pytest.approx((h_D**2).sum(), rel=0.2)
+
+
+def test_chunks_and_single_examples_agree() -> None:
+    data = own.tensors(2000)
+    hooks = along(own.prepared(train=data), 200, 32)
+    assert hooks.kind == "per-example"
+    chunks = along(own.prepared(train=data), 200, 32, micro=16)  # accumulation has no hooks
+    assert chunks.kind == "chunks"
+    one, other = (estimate(n.series()[ALL], block=1) for n in (hooks, chunks))
+    assert one.trace.effect == pytest.approx(other.trace.effect, rel=0.1)
+    assert set(hooks.series()) == set(chunks.series())
+
+
+def test_adam_is_measured_by_its_metric_from_the_second_step_on() -> None:
+    def adam(model: torch.nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.Adam(model.parameters(), lr=0.1)
+
+    plain, scaled = (
+        own.prepared(train=own.tensors(2000)),
+        own.prepared(train=own.tensors(2000), optimizer=adam),
+    )
+    noise = along(scaled, 50, 32)
+    assert noise.kind == "preconditioned chunks"
+    assert noise.steps == list(range(1, 50))
+    told = estimate(noise.series()[ALL])
+    assert told.trace.effect > 3 * estimate(along(plain, 50, 32).series()[ALL]).trace.effect
+
+
+def test_measuring_leaves_the_run_as_it_is() -> None:
+    workload = own.prepared(train=own.tensors(400))
+    ends = []
+    for measured in (False, True):
+        run = GeneralRun(workload, Settings(8), seed=1)
+        noise = NoiseAlong(run)
+        noise.begin(measured)
+        run.advance(20)
+        noise.end()
+        ends.append(run.losses())
+    assert torch.equal(*ends)
+
+
+def test_steps_that_are_not_measured_leave_no_trace() -> None:
+    run = GeneralRun(prepare(quadratic.workload()), Settings(16))
+    noise = NoiseAlong(run)
+    assert noise.series() == {}
+    for measured in (True, False, True):
+        noise.begin(measured)
+        run.advance(3)
+    assert noise.steps == [0, 1, 2, 6, 7, 8]
+    assert isinstance(noise.series()[ALL], NoiseSeries)
+    assert len(noise.series()[ALL].trace_S) == 6
+
+
+def test_one_example_has_no_spread() -> None:
+    with pytest.raises(UserError, match="batch_size: got 1; must be 2 or more"):
+        NoiseAlong(GeneralRun(own.prepared(), Settings(1)))

@@ -1,0 +1,91 @@
+"""The answer from made measurements: a range, none, and whom it follows where they disagree.
+
+With steps 1 + N/B and seconds a + B, time is least at B = sqrt(N a).
+"""
+
+import pytest
+
+from batchlab.advice.recommend import REACH, recommend
+from batchlab.analysis.branches import compare
+from batchlab.analysis.intervals import Interval
+from tests.advice.made import SIZES, about, machine
+
+
+def branches(critical: float, base: float = 16, spread: float = 0.01) -> dict[float, list[float]]:
+    sizes = (base * 4, base * 16)
+    return {
+        b: [(1 + b / critical) / (1 + base / critical) * (1 + e) for e in (-spread, 0, spread)]
+        for b in sizes
+    }
+
+
+def test_a_range_around_the_best() -> None:
+    told = recommend(about(64), 16, about(100), machine(floor=64), compare(16, branches(64)))
+    assert told.tested == "agreed"
+    assert told.choice is not None
+    assert told.choice.low <= 64 <= told.choice.high
+    assert told.choice.best in (48, 64, 96)
+    times = {b: (1 + 64 / b) * (64 + b) for b in SIZES}
+    near = [b for b in SIZES if times[b] <= 1.05 * min(times.values())]
+    assert [b for b in told.choice.sizes if b in SIZES] == near
+    assert 48 in told.choice.sizes  # half way between two that were timed
+    rows = {row.batch_size: row.timed for row in told.prediction.rows}
+    assert rows[64]
+    assert not rows[48]
+
+
+def test_savings_are_those_of_the_formula() -> None:
+    told = recommend(about(64), 16, about(100), machine(floor=64), compare(16, branches(64)))
+    assert told.choice is not None
+    assert told.seconds_over is not None
+    assert told.samples_over is not None
+    b = told.choice.best
+    seconds = (1 + 64 / b) * (64 + b) / ((1 + 64 / 16) * (64 + 16))
+    samples = (1 + 64 / b) * b / ((1 + 64 / 16) * 16)
+    assert told.seconds_over.effect == pytest.approx(seconds, rel=0.05)
+    assert told.samples_over.effect == pytest.approx(samples, rel=0.05)
+    assert told.samples_over.low <= told.samples_over.effect <= told.samples_over.high
+
+
+def test_untested_a_noise_scale_may_be_five_times_off() -> None:
+    told = recommend(about(64), 16, about(100), machine(floor=64))
+    assert told.tested == "not tested"
+    assert told.choice is None
+    assert "no size tried is sure to be near it" in told.reason
+
+
+def test_untested_but_without_a_matter() -> None:
+    """A step takes as long however large: whatever the noise scale, the largest is best."""
+    told = recommend(about(5000), 16, about(100), machine(floor=64, per_sample=1e-6))
+    assert told.choice is not None
+    assert told.choice.high == SIZES[-1]
+    assert "no larger size than 2048 was timed" in told.reason
+
+
+def test_where_they_disagree_the_branches_are_followed() -> None:
+    told = recommend(about(4000, 1.2), 16, about(100), machine(floor=64), compare(16, branches(40)))
+    assert told.tested == "disagreed"
+    assert told.source == "branches"
+    assert told.choice is not None
+    assert told.choice.low <= (64 * 40) ** 0.5 <= told.choice.high
+    alone = recommend(about(4000, 1.2), 16, about(100), machine(floor=64))
+    assert alone.prediction.rows[0].steps.effect != told.prediction.rows[0].steps.effect
+
+
+def test_branches_that_decide_nothing_give_no_answer() -> None:
+    loose = compare(16, branches(64, spread=0.9))
+    told = recommend(about(64), 16, about(100), machine(floor=64), loose)
+    assert told.tested == "undecided"
+    assert told.choice is None
+
+
+def test_a_tested_answer_stays_near_what_was_tested() -> None:
+    free = compare(16, {64.0: [1.0, 1.01, 0.99], 256.0: [1.0, 1.01, 0.99]})
+    told = recommend(
+        Interval(1e5, 5e4, 2e5, 6), 16, about(100), machine(floor=64, per_sample=1e-3), free
+    )
+    sizes = [row.batch_size for row in told.prediction.rows]
+    assert max(sizes) == 256 * REACH
+    assert min(sizes) == 16 / REACH
+    assert told.choice is not None
+    assert "too far from those tested" in told.reason
