@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from batchlab.record import BinRecord, Record, TrialRecord
-from batchlab.store.digest import digest, joined, rows_digest
+from batchlab.store.digest import NOTHING, digest, joined, rows_digest
 from batchlab.store.files import sync_directory
 
 FILE = "batchlab.sqlite"
@@ -79,7 +79,8 @@ def create(path: Path) -> None:
         db = sqlite3.connect(beside, isolation_level=None)
         try:
             db.executescript(
-                f"BEGIN; {_ALL} {_REST} PRAGMA application_id = {APPLICATION}; "
+                f"BEGIN; {_ALL} {_REST} INSERT INTO seal VALUES (0, '{NOTHING}'); "
+                f"PRAGMA application_id = {APPLICATION}; "
                 f"PRAGMA user_version = {VERSION}; COMMIT;"
             )
             db.execute("PRAGMA journal_mode = WAL")
