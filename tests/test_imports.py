@@ -22,7 +22,8 @@ ALLOWED: dict[str, set[str]] = {
     "lockstep": {"plan", "spec"},
     "calibrate": {"plan", "lockstep", "engine", "workloads", "backends", "spec"},
     "jobs": {"plan", "engine", "store", "backends", "spec", "record", "workloads"},
-    "runner": {"jobs", "calibrate", "plan", "lockstep", "engine", "store", "backends", "spec"},
+    "gate": {"jobs", "plan", "engine", "store", "spec"},
+    "runner": {"gate", "jobs", "calibrate", "plan", "lockstep", "engine", "store", "backends", "spec"},
     "analysis": {"record", "spec"},
     "studies": {"spec", "record", "analysis"},
     "report": {"record"},
@@ -43,8 +44,9 @@ NO_TORCH = (
     "lockstep",
     "stopping",
     "cli",
+    "cli_store",
 )
-ANYTHING = {"cli", "laboratory", "__init__", "__main__"}
+ANYTHING = {"cli", "cli_store", "laboratory", "__init__", "__main__"}
 
 
 def room(path: Path) -> str:

@@ -29,7 +29,7 @@ class Checkpoints:
 
     def path(self, key: str) -> Path:
         """Where the checkpoint of `key` is, if it is; `ValueError` where `key` is not a key."""
-        if not _DIGEST.fullmatch(key):
+        if not _is_key(key):
             raise ValueError(f"{key!r} is not a run's key")
         return self._root / f"{key}{SUFFIX}"
 
@@ -97,6 +97,10 @@ class Checkpoints:
         except OSError:
             return None
 
+    def stamps(self) -> dict[str, int | None]:
+        """The stamps of all that are there, by key."""
+        return {path.stem: self.stamp(path.stem) for path in self.files() if _is_key(path.stem)}
+
     def drop(self, key: str) -> None:
         """Forget the checkpoint of `key`, if there is one."""
         self.path(key).unlink(missing_ok=True)
@@ -104,6 +108,10 @@ class Checkpoints:
     def sweep(self) -> None:
         """Delete what killed writers left half written."""
         sweep(self._root)
+
+
+def _is_key(text: str) -> bool:
+    return _DIGEST.fullmatch(text) is not None
 
 
 def temporary(path: Path) -> bool:

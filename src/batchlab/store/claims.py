@@ -6,9 +6,11 @@ whether the work is still to be done. It ends with its owner (`owners.py`).
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from batchlab.spec import UserError
 from batchlab.store.database import Store
 from batchlab.store.owners import Owner
 
@@ -34,12 +36,11 @@ class Claims:
 
     def __exit__(self, *_: object) -> None:
         """Give everything back."""
-        try:
-            with self._connection.transaction():
-                sql = "DELETE FROM claim WHERE owner = ?"
-                self._connection.db.execute(sql, (self._owner.name,))
-        finally:
-            self._owner.close()
+        # On a full disk, say, they stay: the claims of an owner that is gone are nobody's.
+        with suppress(UserError), self._connection.transaction():
+            sql = "DELETE FROM claim WHERE owner = ?"
+            self._connection.db.execute(sql, (self._owner.name,))
+        self._owner.close()
 
     def take(
         self,

@@ -29,7 +29,8 @@ def rows_digest(row_type: type, rows: Sequence[Sequence[Any]]) -> str:
     """
     known = hashlib.sha256(f"{row_type.__name__} {len(rows)}".encode())
     if rows:
-        for kind, column in zip(row_type.__annotations__.values(), zip(*rows), strict=True):
+        columns = zip(*rows, strict=True)
+        for kind, column in zip(row_type.__annotations__.values(), columns, strict=True):
             known.update(_bytes(kind, column))
     return known.hexdigest()
 
