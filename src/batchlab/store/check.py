@@ -33,7 +33,7 @@ def check(root: Path) -> list[Damage]:
 
 
 def database_damage(root: Path) -> Iterator[Damage]:
-    """What is wrong with the database: its pages, its runs, its requests, and whether all are there.
+    """What is wrong with the database: its pages, runs and requests, and whether all are there.
 
     Raises `UserError` where it is of another program or a newer version.
     """

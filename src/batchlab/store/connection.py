@@ -72,6 +72,8 @@ class Connection:
                 f"store {self.root}: written by a newer batchlab (format {version}, this one "
                 f"reads up to {VERSION}); upgrade batchlab or name another store"
             )
+        if version < 1:
+            raise self.damaged("its format has no number")
         if version < VERSION:
             with self.transaction():
                 migrate(db, self._version())  # again: another process may have been faster

@@ -1,4 +1,4 @@
-"""What is whole in a damaged store, put into a new database; the damaged files are kept beside it."""
+"""What is whole in a damaged store, put into a new database; the damaged files are kept."""
 
 import shutil
 import sqlite3

@@ -97,18 +97,20 @@ def create(path: Path) -> None:
 
 def migrate(db: sqlite3.Connection, version: int) -> None:
     """Bring an older database up to date, within a transaction of the caller's."""
-    if version == 1:
-        for column in ("final", "records", "trials", "bins", "digest"):
-            db.execute(f"ALTER TABLE run ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
-        db.execute("ALTER TABLE request ADD COLUMN digest TEXT NOT NULL DEFAULT ''")
-        for (number,) in db.execute("SELECT id FROM run").fetchall():
-            _describe(db, number)
-        for number, text in db.execute("SELECT id, request FROM request").fetchall():
-            db.execute("UPDATE request SET digest = ? WHERE id = ?", (digest(text), number))
-        for statement in filter(str.strip, _REST.split(";")):
-            db.execute(statement)
-        db.execute(f"PRAGMA user_version = {VERSION}")
-    reseal(db)
+    if version != 1:  # another process was faster
+        return
+    for column in ("final", "records", "trials", "bins", "digest"):
+        db.execute(f"ALTER TABLE run ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
+    db.execute("ALTER TABLE request ADD COLUMN digest TEXT NOT NULL DEFAULT ''")
+    for (number,) in db.execute("SELECT id FROM run").fetchall():
+        _describe(db, number)
+    for number, text in db.execute("SELECT id, request FROM request").fetchall():
+        db.execute("UPDATE request SET digest = ? WHERE id = ?", (digest(text), number))
+    for statement in filter(str.strip, _REST.split(";")):
+        db.execute(statement)
+    _, count, seal = sealed(db)
+    db.execute("INSERT INTO seal VALUES (?, ?)", (count, seal))
+    db.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def _describe(db: sqlite3.Connection, number: int) -> None:
@@ -156,13 +158,6 @@ def sealed(db: sqlite3.Connection) -> tuple[dict[str, str], int, str]:
     requests = db.execute("SELECT digest FROM request").fetchall()
     digests = [ledger_digest(*row) for row in rows] + [one for (one,) in requests]
     return {key: status for key, status, _ in rows}, len(digests), joined(digests)
-
-
-def reseal(db: sqlite3.Connection) -> None:
-    """Write the seal of what is there now."""
-    _, count, seal = sealed(db)
-    db.execute("DELETE FROM seal")
-    db.execute("INSERT INTO seal VALUES (?, ?)", (count, seal))
 
 
 def extend_seal(db: sqlite3.Connection, one: str) -> None:
