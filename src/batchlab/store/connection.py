@@ -117,7 +117,8 @@ class Connection:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise UserError(f"store {self.root}: {_said(error)}") from None
+            line = " ".join(_said(error).split())
+            raise UserError(f"store {self.root}: {line}") from None
         except UnicodeError as error:
             raise self.damaged(str(error)) from None
 

@@ -24,8 +24,7 @@ from batchlab.store.owners import living
 from batchlab.store.schema import VERSION, create, rows_of
 
 DAMAGED = "damaged"  # where the damaged files go
-HEADER = 100  # bytes of an SQLite file's header
-PAGE_COUNT = slice(28, 32)  # in it, big-endian
+PAGE_COUNT = slice(28, 32)  # in an SQLite file's header, big-endian
 MISSES = 1000  # numbers without a run after which no more are looked for
 
 
@@ -94,11 +93,19 @@ def _settle(root: Path) -> None:
 
 
 def _readable(copy: Path, scratch: Path) -> sqlite3.Connection:
-    """The damaged database, opened on a copy of its own; with a sound header where it has none."""
+    """The damaged database, opened on a copy, its indices made anew where they can be."""
+    db = _opened(copy, scratch)
+    with suppress(sqlite3.Error):
+        db.execute("REINDEX")
+    return db
+
+
+def _opened(copy: Path, scratch: Path) -> sqlite3.Connection:
+    """With a sound schema where its own can't be read."""
     path = scratch / FILE
     for source in copy.glob(f"{FILE}*"):
         shutil.copy2(source, scratch / source.name)
-    db = sqlite3.connect(path)
+    db = sqlite3.connect(path, isolation_level=None)
     try:
         db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         (pages,) = db.execute("PRAGMA page_count").fetchone()
@@ -108,16 +115,28 @@ def _readable(copy: Path, scratch: Path) -> sqlite3.Connection:
     except sqlite3.Error:
         pass
     db.close()
-    sound = scratch / "sound"
-    create(sound)
-    content = bytearray(path.read_bytes())
-    size = 4096
-    content[:HEADER] = sound.read_bytes()[:HEADER]
-    content[PAGE_COUNT] = (len(content) // size).to_bytes(4, "big")
     for end in ("-wal", "-shm"):
         path.with_name(f"{FILE}{end}").unlink(missing_ok=True)
+    content = bytearray(path.read_bytes())
+    _lay_schema(content, scratch / "sound")
     path.write_bytes(content)
-    return sqlite3.connect(path)
+    return sqlite3.connect(path, isolation_level=None)
+
+
+def _lay_schema(content: bytearray, sound: Path) -> None:
+    """The header and the schema of a new store in place of a file's own.
+
+    Every store's tables begin at the same pages, for all are made by the same statements.
+    """
+    create(sound)
+    with closing(sqlite3.connect(sound)) as db:
+        (size,) = db.execute("PRAGMA page_size").fetchone()
+        roots = {page for (page,) in db.execute("SELECT rootpage FROM sqlite_master")}
+    whole = sound.read_bytes()
+    for page in range(len(whole) // size):
+        if page + 1 not in roots:
+            content[page * size : (page + 1) * size] = whole[page * size : (page + 1) * size]
+    content[PAGE_COUNT] = (len(content) // size).to_bytes(4, "big")
 
 
 def _salvage(db: sqlite3.Connection, store: Store) -> list[Damage]:
