@@ -132,7 +132,7 @@ def run_all(
     the next time.
     """
     specs, done, pace = list(specs), 0, None
-    with _somewhere(site) as site, Claims(store, store.root) as claims:
+    with _somewhere(site) as site, Claims(store.root) as claims:
         site.partial().sweep()
         site.checkpoints().sweep()
         while True:

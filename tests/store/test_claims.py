@@ -19,12 +19,8 @@ TWO = Iterator[tuple[Claims, Claims]]
 
 @pytest.fixture
 def two(tmp_path: Path) -> TWO:
-    with (
-        Store(tmp_path) as store,
-        Claims(store, tmp_path) as mine,
-        Store(tmp_path) as other,
-        Claims(other, tmp_path) as theirs,
-    ):
+    Store(tmp_path).close()
+    with Claims(tmp_path) as mine, Claims(tmp_path) as theirs:
         yield mine, theirs
 
 
@@ -76,8 +72,9 @@ def test_work_that_clashes_under_another_name(two: tuple[Claims, Claims]) -> Non
 
 
 def test_claims_end_with_their_owner(tmp_path: Path) -> None:
-    with Store(tmp_path) as store, Claims(store, tmp_path) as mine:
-        with Store(tmp_path) as other, Claims(other, tmp_path) as theirs:
+    Store(tmp_path).close()
+    with Claims(tmp_path) as mine:
+        with Claims(tmp_path) as theirs:
             theirs.take({"a": {}}, never, yes)
             assert names(mine.take({"a": {}}, never, yes)) == ["a"]
         assert mine.take({"a": {}}, never, yes) == []
@@ -90,7 +87,8 @@ from pathlib import Path
 from batchlab.store.claims import Claims
 from batchlab.store.database import Store
 root = Path(sys.argv[1])
-claims = Claims(Store(root), root)
+Store(root).close()
+claims = Claims(root)
 claims.take({"a": {}}, lambda _: False, lambda: True)
 print(claims._owner.name, flush=True)
 sys.stdin.read()
@@ -98,7 +96,8 @@ sys.stdin.read()
 
 
 def test_a_killed_owner_is_dead_at_once(tmp_path: Path) -> None:
-    with Store(tmp_path) as store, Claims(store, tmp_path) as mine:
+    Store(tmp_path).close()
+    with Claims(tmp_path) as mine:
         other = subprocess.Popen(
             [sys.executable, "-c", KILLED, str(tmp_path)],
             stdin=subprocess.PIPE,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from batchlab.spec import UserError
-from batchlab.store.database import Store
+from batchlab.store.connection import Connection
 from batchlab.store.owners import Owner
 
 
@@ -25,10 +25,12 @@ class Claim(NamedTuple):
 
 
 class Claims:
-    """What this process claims of a store's work, and sees claimed by others."""
+    """What this process claims of the work on the store at `root`, and sees claimed by others."""
 
-    def __init__(self, store: Store, root: Path) -> None:
-        self._connection = store.connection
+    def __init__(self, root: Path) -> None:
+        self._connection = Connection(root, create_it=False)
+        # Claims need not outlive a failure of power, as runs must: no waiting for the disk.
+        self._connection.db.execute("PRAGMA synchronous = NORMAL")
         self._owner = Owner(root)
 
     def __enter__(self) -> Self:
@@ -40,6 +42,7 @@ class Claims:
         with suppress(UserError), self._connection.transaction():
             sql = "DELETE FROM claim WHERE owner = ?"
             self._connection.db.execute(sql, (self._owner.name,))
+        self._connection.db.close()
         self._owner.close()
 
     def take(

@@ -104,22 +104,32 @@ class Store:
 
         False where it is there already: a run's key says what is in it, so it stays as it is.
         """
+        with self.connection.transaction():
+            return self.write(run, records, trials, bins)
+
+    def write(
+        self,
+        run: Run,
+        records: Iterable[Record] = (),
+        trials: Iterable[TrialRecord] = (),
+        bins: Iterable[BinRecord] = (),
+    ) -> bool:
+        """What `add` does, within a transaction of the caller's: for many runs at once."""
+        if self.has([run.key]):
+            return False
         tables = {"record": list(records), "trial": list(trials), "bin": list(bins)}
         digests = [rows_digest(of, tables[table]) for table, of in TABLES.items()]
         row = (*run, final(tables["record"]), *digests)
         mark = digest(*row)
         db = self.connection.db
-        with self.connection.transaction():
-            if self.has([run.key]):
-                return False
-            columns, marks = ", ".join(FIELDS), ", ".join("?" * len(FIELDS))
-            sql = f"INSERT INTO run ({columns}, digest) VALUES ({marks}, ?)"
-            number = db.execute(sql, (*row, mark)).lastrowid
-            for table, rows in tables.items():
-                marks = ", ?" * len(TABLES[table].__annotations__)
-                sql = f"INSERT INTO {table} VALUES (?{marks})"
-                db.executemany(sql, ((number, *values) for values in rows))
-            extend_seal(db, ledger_digest(run.key, run.status, mark))
+        columns, marks = ", ".join(FIELDS), ", ".join("?" * len(FIELDS))
+        sql = f"INSERT INTO run ({columns}, digest) VALUES ({marks}, ?)"
+        number = db.execute(sql, (*row, mark)).lastrowid
+        for table, rows in tables.items():
+            marks = ", ?" * len(TABLES[table].__annotations__)
+            sql = f"INSERT INTO {table} VALUES (?{marks})"
+            db.executemany(sql, ((number, *values) for values in rows))
+        extend_seal(db, ledger_digest(run.key, run.status, mark))
         return True
 
     def records(self, keys: Sequence[str]) -> pd.DataFrame:
