@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from batchlab.store.check import check
+from batchlab.store.check import Damage, check
 from batchlab.store.database import FILE, Store
 from tests.faults.conftest import Process, Start
 from tests.faults.study import content
 
 KILLS = 15  # of each backend
+PIECES = 10  # begun between two kills, at the most
+MOMENT_S = 0.1
 
 
 def there(root: Path) -> tuple[set[str], set[str]]:
@@ -25,11 +27,15 @@ def there(root: Path) -> tuple[set[str], set[str]]:
         return store.keys(), kept
 
 
-def kill(process: Process, chance: random.Random) -> None:
-    workers = process.workers()
-    victims = [process.number, *workers[:1]]
-    process_or_worker = chance.choice(victims)
-    Process(process_or_worker, process.log).signal(signal.SIGKILL)
+def some_way(process: Process, chance: random.Random) -> bool:
+    """Let it begin some pieces and go on for a moment; whether it is still alive then.
+
+    In pieces, so that a slow machine is no different from a fast one.
+    """
+    end = len(process.told()) + chance.randrange(PIECES)
+    while len(process.told()) < end and process.alive():
+        time.sleep(0.002)
+    return not process.wait(chance.uniform(0, MOMENT_S))
 
 
 def unrepeated(process: Process, runs: set[str], ends: set[str]) -> None:
@@ -42,49 +48,49 @@ def unrepeated(process: Process, runs: set[str], ends: set[str]) -> None:
 
 @pytest.mark.parametrize("backend", ["serial", "processes"])
 def test_killed_at_any_moment(
-    start: Start, undisturbed: tuple[Path, float], tmp_path: Path, backend: str
+    start: Start, undisturbed: Path, tmp_path: Path, backend: str
 ) -> None:
-    reference, seconds = undisturbed
-    expected = content(reference)
+    expected = content(undisturbed)
     chance = random.Random(f"kills of {backend}")
-    root, killed, finished = tmp_path / "store", 0, 0
+    root, killed = tmp_path / "store", 0
     while killed < KILLS:
         runs, ends = there(root)
         process = start(root, backend)
-        if not process.wait(chance.uniform(0, seconds)):
-            kill(process, chance)
+        while some_way(process, chance):
+            workers = process.workers()
+            victim = chance.choice([process.number, *workers[:1]])
+            Process(victim, process.log).signal(signal.SIGKILL)
             killed += 1
-        if process.wait(seconds * chance.uniform(0, 0.5)):
-            pass
-        else:  # it was a worker that was killed, and the others go on
-            process.signal(signal.SIGKILL)
-            assert process.wait()
+            if victim == process.number:
+                assert process.wait()
+                for worker in workers:
+                    assert Process(worker, process.log).wait(), "a worker works for nobody"
         now, _ = there(root)
         assert runs <= now, "a finished run is lost"
         unrepeated(process, runs, ends)
-        assert [damage for damage in check_there(root) if damage.kind != "leftover"] == []
-        if process.ended() == "finished":
-            assert content(root) == expected
+        assert {damage.kind for damage in damaged(root)} <= {"leftover"}
+        if "3 times at one job" in str(process.ended()):
+            continue  # it gave up; the next one goes on
+        if process.ended() is not None:
+            finished(process, root, expected)
             shutil.rmtree(root)
-            finished += 1
-        else:
-            assert process.ended() is None, process.ended()
     process = start(root, backend)
     assert process.wait()
+    finished(process, root, expected)
+
+
+def finished(process: Process, root: Path, expected: object) -> None:
     assert process.ended() == "finished"
     assert content(root) == expected
-    assert check(root) == [] or {d.kind for d in check(root)} == {"leftover"}
+    assert {damage.kind for damage in damaged(root)} <= {"leftover"}
 
 
-def check_there(root: Path) -> list[object]:
-    return [] if not (root / FILE).exists() else list(check(root))
+def damaged(root: Path) -> list[Damage]:
+    return check(root) if (root / FILE).exists() else []
 
 
-def test_a_worker_is_replaced(
-    start: Start, undisturbed: tuple[Path, float], tmp_path: Path
-) -> None:
+def test_a_worker_is_replaced(start: Start, undisturbed: Path, tmp_path: Path) -> None:
     """The command goes on by itself when one of its workers is killed."""
-    reference, _ = undisturbed
     process = start(tmp_path / "store", "processes")
     for _ in range(2):
         end = time.monotonic() + 30
@@ -96,4 +102,4 @@ def test_a_worker_is_replaced(
         Process(workers[0], process.log).signal(signal.SIGKILL)
     assert process.wait()
     assert process.ended() == "finished"
-    assert content(tmp_path / "store") == content(reference)
+    assert content(tmp_path / "store") == content(undisturbed)

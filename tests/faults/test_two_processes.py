@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from batchlab.store.check import check
+from batchlab.store.owners import EXPIRED_S
 from tests.faults.conftest import Process, Start
 from tests.faults.study import content
 
@@ -20,9 +21,9 @@ def trained(*processes: Process) -> Counter[str]:
 
 @pytest.mark.parametrize("backends", [("serial", "serial"), ("serial", "processes")])
 def test_both_at_once(
-    start: Start, undisturbed: tuple[Path, float], tmp_path: Path, backends: tuple[str, str]
+    start: Start, undisturbed: Path, tmp_path: Path, backends: tuple[str, str]
 ) -> None:
-    expected = content(undisturbed[0])
+    expected = content(undisturbed)
     root = tmp_path / "store"
     both = [start(root, backend) for backend in backends]
     for process in both:
@@ -37,24 +38,24 @@ def test_both_at_once(
     assert check(root) == []
 
 
-def test_the_other_takes_over_at_once(
-    start: Start, undisturbed: tuple[Path, float], tmp_path: Path
-) -> None:
-    reference, seconds = undisturbed
+def test_the_other_takes_over_at_once(start: Start, undisturbed: Path, tmp_path: Path) -> None:
     root = tmp_path / "store"
     both = [start(root, "serial") for _ in range(2)]
     end = time.monotonic() + 30
     while not all(trained(process) for process in both) and time.monotonic() < end:
         time.sleep(0.005)
     both[0].signal(signal.SIGKILL)
-    assert both[1].wait(10 * seconds + 20)  # far less than a heartbeat's patience, added
+    killed = time.monotonic()
+    first = len(both[1].told())
+    while len(both[1].told()) == first and both[1].alive():
+        time.sleep(0.005)
+    assert time.monotonic() - killed < EXPIRED_S / 2, "it waited for the heartbeat"
+    assert both[1].wait()
     assert both[1].ended() == "finished"
-    assert content(root) == content(reference)
+    assert content(root) == content(undisturbed)
 
 
-def test_asked_to_stop_and_begun_again(
-    start: Start, undisturbed: tuple[Path, float], tmp_path: Path
-) -> None:
+def test_asked_to_stop_and_begun_again(start: Start, undisturbed: Path, tmp_path: Path) -> None:
     root = tmp_path / "store"
     process = start(root, "serial")
     end = time.monotonic() + 30
@@ -67,4 +68,4 @@ def test_asked_to_stop_and_begun_again(
     assert check(root) == []
     process = start(root, "serial")
     assert process.wait()
-    assert content(root) == content(undisturbed[0])
+    assert content(root) == content(undisturbed)

@@ -127,5 +127,5 @@ def _digest(key: str, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, st
     for name, tensor in sorted(tensors.items()):
         known.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.reshape(-1)
-        known.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
+        known.update(memoryview(flat.view(torch.uint8).numpy()))
     return known.hexdigest()
