@@ -89,7 +89,7 @@ def main() -> None:
         )
         for seed in range(asked.runs)
     ]
-    runner.execute = Nap(asked.seconds)  # type: ignore[attr-defined,assignment]
+    runner.execute = Nap(asked.seconds)  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as name, Store(Path(name) / "store") as store:
         progress, began = Quiet(), time.time()
         site = Site(store.root, None, "cpu")

@@ -162,7 +162,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a text": lambda path: flip(path, b"finished"),
     "the digest's name": lambda path: flip(path, b"sha256"),
     "under another name": lambda path: path.rename(path.with_stem(KEYS[5])),
-    "a link": lambda path: (path.rename(path.parents[2] / "out"), path.symlink_to("../../out")),
+    "a link": lambda path: os.symlink(path.rename(path.parents[2] / "out"), path),
 }
 
 
@@ -200,11 +200,14 @@ def test_what_a_killed_writer_left(tmp_path: Path) -> None:
         path.write_bytes(b"half")
     hours = time.time() - 4000
     os.utime(old, (hours, hours))
+    (root / f"{FILE}.0.new").write_bytes(b"")
+    (root / f"{FILE}.scratch").mkdir()
     assert {damage.kind for damage in check(root)} == {"leftover"}
+    assert len(check(root)) == 4
     Checkpoints(root / "partial").sweep()
     assert not old.exists()
     assert new.exists(), "it may be under way"
-    assert len(repair(root).dropped) == 1
+    assert len(repair(root).dropped) == 3
     assert check(root) == []
 
 

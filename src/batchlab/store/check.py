@@ -72,6 +72,8 @@ def database_damage(root: Path) -> Iterator[Damage]:
 
 def file_damage(root: Path) -> Iterator[Damage]:
     """What is wrong with the checkpoints, and what killed writers left."""
+    for path in sorted(root.glob(f"{FILE}.*")):
+        yield Damage("leftover", path.name, "left by a process that was killed")
     for name in DIRECTORIES:
         kind = name.removesuffix("s")
         try:

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -127,5 +129,6 @@ def _digest(key: str, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, st
     for name, tensor in sorted(tensors.items()):
         known.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.reshape(-1)
-        known.update(memoryview(flat.view(torch.uint8).numpy()))
+        raw: npt.NDArray[np.uint8] = flat.view(torch.uint8).numpy()
+        known.update(raw.data)
     return known.hexdigest()

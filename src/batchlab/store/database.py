@@ -117,7 +117,11 @@ class Store:
         """What `add` does, within a transaction of the caller's: for many runs at once."""
         if self.has([run.key]):
             return False
-        tables = {"record": list(records), "trial": list(trials), "bin": list(bins)}
+        tables: dict[str, list[Any]] = {
+            "record": list(records),
+            "trial": list(trials),
+            "bin": list(bins),
+        }
         digests = [rows_digest(of, tables[table]) for table, of in TABLES.items()]
         row = (*run, final(tables["record"]), *digests)
         mark = digest(*row)
