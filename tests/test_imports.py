@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "analysis": {"record", "spec"},
     "studies": {"spec", "record", "analysis"},
     "report": {"record"},
+    "listing": {"record", "spec", "store"},
     "printing": set(),
     "progress": set(),
     "stopping": set(),
@@ -55,8 +56,10 @@ NO_TORCH = (
     "stopping",
     "cli",
     "cli_store",
+    "archive",
+    "listing",
 )
-ANYTHING = {"cli", "cli_store", "laboratory", "__init__", "__main__"}
+ANYTHING = {"cli", "cli_store", "laboratory", "archive", "__init__", "__main__"}
 
 
 def room(path: Path) -> str:

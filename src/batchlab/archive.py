@@ -1,17 +1,14 @@
-"""What a store tells without anything being run: its runs, and what they say. No torch."""
+"""What a store's runs say, without anything being run. No torch."""
 
 import json
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
-import pandas as pd
 from pydantic import ValidationError
 
 from batchlab import __version__
-from batchlab.record import ALL, BIASES, WEIGHTS, Finding, Section
-from batchlab.spec import Frozen, Protocol, Spec, TrainSpec, UserError, one_line, parse_spec
-from batchlab.store.database import Last, Run, Store
+from batchlab.record import Finding, Section
+from batchlab.spec import Frozen, Protocol, Spec, UserError, one_line
+from batchlab.store.database import Store
 from batchlab.studies import STUDIES
 from batchlab.studies.results import Results
 
@@ -92,54 +89,3 @@ def _results(request: Request, store: Store) -> Results:
         store.trials(keys),
         store.bins(keys),
     )
-
-
-def describe(store: Store, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Stored runs as JSON objects: what was asked for, how it ended, the last measurement."""
-    return [_describe_run(run, last) for run, last in store.ended(keys)]
-
-
-def runs_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Training runs as a flat table, for people and spreadsheets."""
-    flat = []
-    for row in rows:
-        spec = parse_spec(json.dumps(row["spec"]))
-        if isinstance(spec, TrainSpec):
-            schedule = ", then ".join(p.label() for p in spec.schedule)
-            given = {"workload": spec.workload, "schedule": schedule, "seed": spec.seed}
-            given["matmul"] = spec.matmul
-            cosines = {f"cos {layer}": value for layer, value in (row["cos"] or {}).items()}
-            rest = {k: v for k, v in row.items() if k not in ("spec", "cos", "key")}
-            flat.append({"key": row["key"]} | given | rest | cosines)
-    return pd.DataFrame(flat)
-
-
-_COLUMNS = {
-    "test_accuracy": ("test_accuracy", ALL),
-    "train_accuracy": ("train_accuracy", ALL),
-    "test_loss": ("test_loss", ALL),
-    "train_loss": ("train_loss", ALL),
-    "W": ("distance", WEIGHTS),
-    "b": ("distance", BIASES),
-    "oW": ("norm", WEIGHTS),
-    "ob": ("norm", BIASES),
-}
-
-
-def _describe_run(run: Run, last: Last) -> dict[str, Any]:
-    told: dict[str, Any] = {
-        "key": run.key,
-        "spec": json.loads(run.spec),
-        "status": run.status,
-        "steps": run.steps,
-    }
-    if run.kind == "train":
-        ended = last if run.status == "finished" else {}
-        told |= {column: ended.get(where) for column, where in _COLUMNS.items()}
-        cosines = {
-            layer: value
-            for (name, layer), value in ended.items()
-            if name == "cosine" and layer != WEIGHTS
-        }
-        told["cos"] = cosines if ended else None
-    return told | {"seconds": round(run.seconds, 3)}

@@ -102,6 +102,7 @@ def reproduce(
 ) -> None:
     """Run the article's studies and write the report; what is stored is not run again."""
     from batchlab import archive
+    from batchlab.listing import describe, runs_frame
     from batchlab.report.page import write_report
     from batchlab.store.database import Store
     from batchlab.studies import STUDIES
@@ -123,10 +124,10 @@ def reproduce(
     trained = _reproduce(request, store or out / "store", how)
     with Store(store or out / "store") as there:
         sections = archive.sections(request, there)
-        rows = archive.describe(there, [spec.key for spec in request.specs()])
+        rows = describe(there, [spec.key for spec in request.specs()])
         cover = archive.cover(request, scale, len(rows))
     try:
-        page = write_report(sections, cover, archive.runs_frame(rows), out)
+        page = write_report(sections, cover, runs_frame(rows), out)
     except OSError as error:
         raise UserError(f"--out {out}: can't be written ({error.strerror})") from None
     found = [finding for section in sections for finding in section.findings]
@@ -267,16 +268,16 @@ def bench(
 @app.command()
 def runs(store: StoreThere = Path("out/store"), as_json: Json = False) -> None:
     """What the store holds, an object a run."""
-    from batchlab import archive
+    from batchlab import listing
     from batchlab.store.database import Store
 
     with Store(store, create=False) as there:
-        rows = archive.describe(there)
-    if as_json:
-        say_json(rows)
-        return
+        if as_json:
+            print(f"[{', '.join(listing.texts(there))}]")
+            return
+        rows = listing.describe(there)
     shown = ["workload", "schedule", "seed", "status", "test_accuracy", "W", "seconds"]
-    frame = archive.runs_frame(rows[-MOST_ROWS:])
+    frame = listing.runs_frame(rows[-MOST_ROWS:])
     say_rows([{name: row[name] for name in shown} for _, row in frame.iterrows()])
     if len(rows) > MOST_ROWS:
         print(f"the last {MOST_ROWS} of {len(rows):,} runs; --json tells all")

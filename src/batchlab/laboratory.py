@@ -11,10 +11,11 @@ import numpy as np
 
 from batchlab.analysis.fits import exponent
 from batchlab.analysis.intervals import mean_interval
-from batchlab.archive import Request, cover, describe, findings, runs_frame, sections
+from batchlab.archive import Request, cover, findings, sections
 from batchlab.backends import BACKENDS
 from batchlab.backends.base import Backend, cores
 from batchlab.jobs import Site
+from batchlab.listing import describe, runs_frame
 from batchlab.runner import Costed, Progress, prepare, run_all
 from batchlab.spec import Spec, TrainSpec, TrialsSpec, UserError, one_of
 from batchlab.store.database import FILE, Store

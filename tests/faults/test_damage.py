@@ -18,7 +18,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchlab.archive import describe
+from batchlab.listing import describe
 from batchlab.spec import Phase, TrialsSpec, UserError, parse_spec
 from batchlab.store.check import check
 from batchlab.store.checkpoints import Checkpoints

@@ -24,7 +24,7 @@ from batchlab.store.schema import (
 
 __all__ = ["FILE", "VERSION", "Last", "Run", "Store"]
 
-Last = dict[tuple[str, str], float]  # (name, layer): the last value of it
+Last = dict[str, dict[str, float]]  # by name and layer: the last value of it
 
 
 class Run(NamedTuple):
@@ -86,12 +86,17 @@ class Store:
 
     def runs(self, keys: Sequence[str] | None = None) -> list[Run]:
         """Stored runs, oldest first: all of them, or those of the keys that are there."""
-        return [Run(*row[:7]) for _, row in self._rows(keys)]
+        return [Run(*row[2:9]) for row in self._rows(keys)]
 
     def ended(self, keys: Sequence[str] | None = None) -> Iterator[tuple[Run, Last]]:
         """Stored runs, oldest first, each with its last values."""
-        for _, row in self._rows(keys):
-            yield Run(*row[:7]), {(name, layer): x for name, layer, x in json.loads(row[7])}
+        for run, last in self.finals(keys):
+            yield run, json.loads(last)
+
+    def finals(self, keys: Sequence[str] | None = None) -> Iterator[tuple[Run, str]]:
+        """As `ended`, the last values as JSON."""
+        for row in self._rows(keys):
+            yield Run(*row[2:9]), row[9]
 
     def add(
         self,
@@ -123,7 +128,7 @@ class Store:
             "bin": list(bins),
         }
         digests = [rows_digest(of, tables[table]) for table, of in TABLES.items()]
-        row = (*run, final(tables["record"]), *digests)
+        row: tuple[Any, ...] = (*run, final(tables["record"]), *digests)
         mark = digest(*row)
         db = self.connection.db
         columns, marks = ", ".join(FIELDS), ", ".join("?" * len(FIELDS))
@@ -162,20 +167,20 @@ class Store:
             raise self.connection.damaged("a request is not what was written")
         return [request for request, _ in rows]
 
-    def _rows(self, keys: Sequence[str] | None) -> list[tuple[int, tuple[Any, ...]]]:
-        """Number and fields of these runs, all as they were written."""
+    def _rows(self, keys: Sequence[str] | None) -> list[tuple[Any, ...]]:
+        """Number, digest and fields of these runs, all as they were written."""
         states = self.states()
         chosen, values = "", list[object]()
         if keys is not None:
             chosen, values = "WHERE key IN (SELECT value FROM json_each(?))", [json.dumps([*keys])]
         sql = f"SELECT id, digest, {', '.join(FIELDS)} FROM run {chosen} ORDER BY id"
         rows = self.connection.query(sql, *values)
-        for _, known, *row in rows:
-            if digest(*row) != known or row[0] not in states:
+        for row in rows:
+            if digest(*row[2:]) != row[1] or row[2] not in states:
                 raise self.connection.damaged("a run is not what was written")
         if len(rows) != (len(states) if keys is None else len(states.keys() & set(keys))):
             raise self.connection.damaged("a run can't be found")
-        return [(number, tuple(row)) for number, _, *row in rows]
+        return rows
 
     def _frame(self, table: str, keys: Sequence[str]) -> pd.DataFrame:
         with self.connection.translated():
@@ -186,12 +191,12 @@ class Store:
                 f"SELECT run, {columns} FROM {table} "
                 "WHERE run IN (SELECT value FROM json_each(?)) ORDER BY rowid"
             )
-            found = self.connection.query(sql, json.dumps([number for number, _ in runs]))
+            found = self.connection.query(sql, json.dumps([run[0] for run in runs]))
         of = defaultdict[int, list[tuple[Any, ...]]](list)
         for number, *values in found:
             of[number].append(tuple(values))
         keys_of: dict[int, str] = {}
-        for number, row in runs:
+        for number, _, *row in runs:
             keys_of[number] = row[0]
             try:
                 as_written = rows_digest(TABLES[table], of[number])

@@ -136,12 +136,12 @@ def rows_of(db: sqlite3.Connection, table: str, run: int) -> list[tuple[Any, ...
 
 
 def final(records: Iterable[Sequence[Any]]) -> str:
-    """The last value of each quantity of each layer, as JSON: `[[name, layer, value], ...]`."""
-    last: dict[tuple[str, str], float] = {}
+    """The last value of each quantity of each layer, as JSON: `{name: {layer: value}}`."""
+    last: dict[str, dict[str, float]] = {}
     for *_, name, layer, value in records:
         if value is not None and isfinite(value):
-            last[name, layer] = value
-    return json.dumps([[*where, value] for where, value in last.items()])
+            last.setdefault(name, {})[layer] = value
+    return json.dumps(last)
 
 
 def ledger_digest(key: str, status: str, row: str) -> str:
