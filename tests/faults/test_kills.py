@@ -46,6 +46,7 @@ def unrepeated(process: Process, runs: set[str], ends: set[str]) -> None:
             assert line["steps"] == 0 or line["began"] not in ends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["serial", "processes"])
 def test_killed_at_any_moment(
     start: Start, undisturbed: Path, tmp_path: Path, backend: str

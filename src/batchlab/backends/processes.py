@@ -160,6 +160,8 @@ def _start(reports: "Queue[tuple[int, int]]", stop: Event, threads: int) -> None
     _reports, _stop = reports, stop
     # Ctrl-C goes to the whole process group; the parent decides, the workers are told to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A pool that has lost a worker ends the others so; a fork would have the parent's handler.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     limit_threads(threads)
 
