@@ -22,7 +22,18 @@ ALLOWED: dict[str, set[str]] = {
     "lockstep": {"plan", "spec"},
     "calibrate": {"plan", "lockstep", "engine", "workloads", "backends", "spec"},
     "jobs": {"plan", "engine", "store", "backends", "spec", "record", "workloads"},
-    "runner": {"jobs", "calibrate", "plan", "lockstep", "engine", "store", "backends", "spec"},
+    "gate": {"jobs", "plan", "engine", "store", "spec"},
+    "runner": {
+        "gate",
+        "jobs",
+        "calibrate",
+        "plan",
+        "lockstep",
+        "engine",
+        "store",
+        "backends",
+        "spec",
+    },
     "analysis": {"record", "spec"},
     "studies": {"spec", "record", "analysis"},
     "sweep": {"engine", "workloads", "analysis", "backends", "spec"},
@@ -30,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "options": set(),
     "integrations": {"probes", "record", "spec", "analysis"},
     "advice": {"spec", "record", "workloads", "engine", "probes", "analysis", "report"},
+    "listing": {"record", "spec", "store"},
     "printing": set(),
     "progress": set(),
     "stopping": set(),
@@ -50,8 +62,20 @@ NO_TORCH = (
     "cli",
     "cli_own",
     "cli_advise",
+    "cli_store",
+    "archive",
+    "listing",
 )
-ANYTHING = {"cli", "cli_own", "cli_advise", "laboratory", "__init__", "__main__"}
+ANYTHING = {
+    "cli",
+    "cli_own",
+    "cli_advise",
+    "cli_store",
+    "laboratory",
+    "archive",
+    "__init__",
+    "__main__",
+}
 
 
 def room(path: Path) -> str:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from batchlab.backends.base import Interrupted, cores, limit_threads
 from batchlab.cli_advise import advise
 from batchlab.cli_own import sweep
+from batchlab.cli_store import app as store_app
 from batchlab.options import DataDir, Device, Json, Seed, Workers
 from batchlab.printing import say_findings, say_json, say_rows
 from batchlab.progress import Live
@@ -35,6 +36,7 @@ from batchlab.spec import (
 from batchlab.stopping import stopping
 
 if TYPE_CHECKING:
+    from batchlab.archive import Request
     from batchlab.laboratory import Bench
 
 app = typer.Typer(
@@ -43,7 +45,7 @@ app = typer.Typer(
     add_completion=True,
 )
 
-app.command()(advise)
+MOST_ROWS = 200  # of a table for people
 
 Workload = Annotated[str, typer.Option(help="digits or mnist")]
 StoreDir = Annotated[Path | None, typer.Option("--store", help="where runs are kept")]
@@ -57,6 +59,8 @@ MatmulName = Annotated[str, typer.Option("--matmul", help="float32, bf16 or tf32
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")]
 
 app.command()(sweep)
+app.command()(advise)
+app.add_typer(store_app, name="store")
 
 
 def main() -> None:
@@ -96,8 +100,10 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """Run the article's studies and write the report; what is stored is not run again."""
-    from batchlab import laboratory as lab
+    from batchlab import archive
+    from batchlab.listing import describe, runs_frame
     from batchlab.report.page import write_report
+    from batchlab.store.database import Store
     from batchlab.studies import STUDIES
 
     began = time.monotonic()
@@ -108,19 +114,19 @@ def reproduce(
         protocol = protocol.smoke()
     if trials is not None:
         protocol = protocol.with_draws(trials)
-    request = lab.Request(protocol=protocol, seeds=seeds, studies=chosen)
+    request = archive.Request(protocol=protocol, seeds=seeds, studies=chosen)
     how = _How(backend, workers, threads, device, data_dir, save_every)
     if dry_run:
         _say_plan(request.specs(), store or out / "store", how, as_json)
         return
     _writable(out)
-    with _bench(store or out / "store", how) as bench:
-        trained = lab.reproduce(request, bench)
-        sections = lab.sections(request, bench.store)
-        rows = lab.describe(bench.store, [spec.key for spec in request.specs()])
-        cover = lab.cover(request, scale, len(rows))
+    trained = _reproduce(request, store or out / "store", how)
+    with Store(store or out / "store") as there:
+        sections = archive.sections(request, there)
+        rows = describe(there, [spec.key for spec in request.specs()])
+        cover = archive.cover(request, scale, len(rows))
     try:
-        page = write_report(sections, cover, lab.runs_frame(rows), out)
+        page = write_report(sections, cover, runs_frame(rows), out)
     except OSError as error:
         raise UserError(f"--out {out}: can't be written ({error.strerror})") from None
     found = [finding for section in sections for finding in section.findings]
@@ -261,27 +267,29 @@ def bench(
 @app.command()
 def runs(store: StoreThere = Path("out/store"), as_json: Json = False) -> None:
     """What the store holds, an object a run."""
-    from batchlab import laboratory as lab
+    from batchlab import listing
     from batchlab.store.database import Store
 
     with Store(store, create=False) as there:
-        rows = lab.describe(there)
-    if as_json:
-        say_json(rows)
-    else:
-        frame = lab.runs_frame(rows)
-        shown = ["workload", "schedule", "seed", "status", "test_accuracy", "W", "seconds"]
-        say_rows([{name: row[name] for name in shown} for _, row in frame.iterrows()])
+        if as_json:
+            print(f"[{', '.join(listing.texts(there))}]")
+            return
+        rows = listing.describe(there)
+    shown = ["workload", "schedule", "seed", "status", "test_accuracy", "W", "seconds"]
+    frame = listing.runs_frame(rows[-MOST_ROWS:])
+    say_rows([{name: row[name] for name in shown} for _, row in frame.iterrows()])
+    if len(rows) > MOST_ROWS:
+        print(f"the last {MOST_ROWS} of {len(rows):,} runs; --json tells all")
 
 
 @app.command()
 def findings(store: StoreThere = Path("out/store"), as_json: Json = False) -> None:
     """What the store's runs say of the article's claims, an object a finding."""
-    from batchlab import laboratory as lab
+    from batchlab import archive
     from batchlab.store.database import Store
 
     with Store(store, create=False) as there:
-        told = [finding.json() for finding in lab.findings(there)]
+        told = [finding.json() for finding in archive.findings(there)]
     if as_json:
         say_json(told)
     else:
@@ -311,6 +319,23 @@ def _bench(store: Path | None, how: _How, *, look: bool = False) -> Iterator["Be
     with lab.open_store(store, look=look) as there, Live() as progress, stopping() as asked:
         site = Site(there.root, how.data_dir, device, how.save_every, how.tensors)
         yield lab.Bench(there, backend, site, progress, asked)
+
+
+def _reproduce(request: "Request", root: Path, how: _How) -> int:
+    """How many runs that took; nothing heavy is imported where the store has them all."""
+    from batchlab import archive
+    from batchlab.store.database import FILE, Store
+
+    _device(how.device)
+    if (root / FILE).exists():
+        with Store(root) as there:
+            if archive.complete(request, there):
+                there.ask(request.canonical())
+                return 0
+    from batchlab import laboratory as lab
+
+    with _bench(root, how) as bench:
+        return lab.reproduce(request, bench)
 
 
 def _say_plan(specs: Sequence[Spec], store: Path | None, how: _How, as_json: bool) -> None:
@@ -357,11 +382,12 @@ def _optimizer(name: str, momentum: float, weight_decay: float) -> Optimizer:
 
 
 def _device(name: str) -> str:
-    import torch
-
     one_of("--device", name, ["cpu", "cuda"])
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch sees no GPU here; use cpu")
+    if name == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UserError("--device cuda: PyTorch sees no GPU here; use cpu")
     return name
 
 

@@ -22,6 +22,7 @@ from batchlab.record import BinRecord, Record, TrialRecord
 from batchlab.spec import Spec, TrainSpec, UserError
 from batchlab.store.checkpoints import Checkpoints
 from batchlab.store.database import Run
+from batchlab.store.files import within
 from batchlab.store.tensors import TensorFiles
 from batchlab.workloads.base import Data
 
@@ -41,11 +42,11 @@ class Site:
 
     def checkpoints(self) -> Checkpoints:
         """Ends of stretches that others go on from, by trajectory."""
-        return Checkpoints(self._root / "checkpoints")
+        return Checkpoints(within(self._root, "checkpoints"))
 
     def partial(self) -> Checkpoints:
         """What is under way: stretches by trajectory, trials by their spec."""
-        return Checkpoints(self._root / "partial")
+        return Checkpoints(within(self._root, "partial"))
 
     @property
     def _root(self) -> Path:
@@ -257,8 +258,8 @@ class _Checkpoint:
             return build(*found)
         except ValueError as error:
             raise UserError(
-                f"checkpoint {self._checkpoints.path(self._key)}: damaged ({error}); delete it "
-                "and the run starts over"
+                f"checkpoint {self._checkpoints.path(self._key)}: damaged ({error}); `batchlab "
+                "store repair` removes it and the run starts over"
             ) from None
 
 

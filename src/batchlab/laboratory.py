@@ -1,55 +1,31 @@
 """The rooms wired together: what the command line and Python callers ask of the laboratory."""
 
-import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from pydantic import ValidationError
 
-from batchlab import __version__
 from batchlab.analysis.fits import exponent
 from batchlab.analysis.intervals import mean_interval
+from batchlab.archive import Request, cover, findings, sections
 from batchlab.backends import BACKENDS
 from batchlab.backends.base import Backend, cores
 from batchlab.jobs import Site
-from batchlab.record import ALL, BIASES, WEIGHTS, Finding, Section
+from batchlab.listing import describe, runs_frame
 from batchlab.runner import Costed, Progress, prepare, run_all
-from batchlab.spec import (
-    Frozen,
-    Protocol,
-    Spec,
-    TrainSpec,
-    TrialsSpec,
-    UserError,
-    one_line,
-    one_of,
-    parse_spec,
-)
-from batchlab.store.database import FILE, Run, Store
-from batchlab.studies import STUDIES
-from batchlab.studies.results import Results, Trials
+from batchlab.spec import Spec, TrainSpec, TrialsSpec, UserError, one_of
+from batchlab.store.database import FILE, Store
+from batchlab.studies.results import Trials
 
-
-class Request(Frozen):
-    """What is asked of `reproduce`; with a store it is enough to tell all findings again."""
-
-    protocol: Protocol
-    seeds: int
-    studies: tuple[str, ...]
-
-    def specs(self) -> list[Spec]:
-        """Every run that the studies need, each once."""
-        wanted = (
-            s for name in self.studies for s in STUDIES[name].specs(self.protocol, self.seeds)
-        )
-        return list(dict.fromkeys(wanted))
+__all__ = [  # noqa: RUF022, what stands elsewhere and is asked for here
+    "Request", "cover", "describe", "findings", "runs_frame", "sections",
+    "Bench", "choose_backend", "finite", "open_store", "plan_json", "reproduce", "train_one",
+    "trials_one",
+]  # fmt: skip
 
 
 def choose_backend(name: str, workers: int | None, threads: int | None) -> Backend:
@@ -71,62 +47,6 @@ def open_store(root: Path | None, *, look: bool = False) -> Iterator[Store]:
     else:
         with tempfile.TemporaryDirectory() as gone, Store(Path(gone)) as store:
             yield store
-
-
-def sections(request: Request, store: Store) -> list[Section]:
-    """What every study of the request finds and shows, from the store alone."""
-    results = _results(request, store)
-    return [STUDIES[name].section(results) for name in request.studies]
-
-
-def cover(request: Request, scale: str, runs: int) -> dict[str, str]:
-    """What the page says of itself: title, lead, and what was run."""
-    p = request.protocol
-    return {
-        "title": f"What batch size should I use, and why? The article's findings on {p.workload}",
-        "lead": (
-            f"Six experiments of 2018 on batch size, run again on {p.workload} with "
-            f"{request.seeds} seeds: batch sizes {p.tiny}, {p.small}, {p.middle} and {p.large} "
-            "stand for the article's 2, 64, 256 and 1,024. Each claim has a verdict from a 95% "
-            "interval."
-        ),
-        "Workload": f"{p.workload}, {p.train_samples:,} training samples",
-        "Model": "-".join(str(width) for width in ("inputs", *p.model.hidden, "classes")),
-        "Scale": scale,
-        "Matrix products": p.matmul,
-        "Seeds": str(request.seeds),
-        "Runs": str(runs),
-        "batchlab": __version__,
-        "Made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    }
-
-
-def findings(store: Store) -> list[Finding]:
-    """The findings of all that was ever asked of the store and is complete in it."""
-    told: dict[str, Finding] = {}
-    for text in store.requests():
-        try:
-            request = Request.model_validate_json(text)
-        except ValidationError as error:
-            raise UserError(f"store {store.root}: damaged request: {one_line(error)}") from None
-        results = _results(request, store)
-        for name in request.studies:
-            for finding in STUDIES[name].findings(results):
-                told[json.dumps(finding.json(), sort_keys=True)] = finding
-    return list(told.values())
-
-
-def _results(request: Request, store: Store) -> Results:
-    keys = [spec.key for spec in request.specs()]
-    status = {run.key: run.status for run in store.runs(keys)}
-    return Results(
-        request.protocol,
-        request.seeds,
-        status,
-        store.records(keys),
-        store.trials(keys),
-        store.bins(keys),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,62 +121,6 @@ def trials_one(spec: TrialsSpec, bench: Bench) -> list[dict[str, Any]]:
             for row in _layer_rows(trials, convention, layer)
         ]
     return rows
-
-
-def describe(store: Store, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Stored runs as JSON objects: what was asked for, how it ended, the last measurement."""
-    runs = store.runs(keys)
-    frame = store.records([run.key for run in runs if run.kind == "train"])
-    last = frame.groupby(["key", "name", "layer"], sort=False)["value"].last()
-    by_key = {key: part.droplevel("key") for key, part in last.groupby(level="key")}
-    return [_describe_run(run, by_key.get(run.key)) for run in runs]
-
-
-def runs_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Training runs as a flat table, for people and spreadsheets."""
-    flat = []
-    for row in rows:
-        spec = parse_spec(json.dumps(row["spec"]))
-        if isinstance(spec, TrainSpec):
-            schedule = ", then ".join(p.label() for p in spec.schedule)
-            given = {"workload": spec.workload, "schedule": schedule, "seed": spec.seed}
-            given["matmul"] = spec.matmul
-            cosines = {f"cos {layer}": value for layer, value in (row["cos"] or {}).items()}
-            rest = {k: v for k, v in row.items() if k not in ("spec", "cos", "key")}
-            flat.append({"key": row["key"]} | given | rest | cosines)
-    return pd.DataFrame(flat)
-
-
-_COLUMNS = {
-    "test_accuracy": ("test_accuracy", ALL),
-    "train_accuracy": ("train_accuracy", ALL),
-    "test_loss": ("test_loss", ALL),
-    "train_loss": ("train_loss", ALL),
-    "W": ("distance", WEIGHTS),
-    "b": ("distance", BIASES),
-    "oW": ("norm", WEIGHTS),
-    "ob": ("norm", BIASES),
-}
-
-
-def _describe_run(run: Run, last: "pd.Series[float] | None") -> dict[str, Any]:
-    told: dict[str, Any] = {
-        "key": run.key,
-        "spec": json.loads(run.spec),
-        "status": run.status,
-        "steps": run.steps,
-    }
-    if run.kind == "train":
-        ended = run.status == "finished" and last is not None
-        told |= {
-            column: finite(last.get(where)) if ended and last is not None else None
-            for column, where in _COLUMNS.items()
-        }
-        told["cos"] = None
-        if ended and last is not None:
-            cosines = last.xs("cosine", level="name") if "cosine" in last.index else pd.Series()
-            told["cos"] = {k: finite(v) for k, v in cosines.items() if k != WEIGHTS}
-    return told | {"seconds": round(run.seconds, 3)}
 
 
 def finite(value: float | None) -> float | None:

@@ -77,6 +77,20 @@ def epochs(schedule: Iterable[Phase], samples: int) -> float:
     return total
 
 
+def shared_steps(one: TrainSpec, other: TrainSpec, samples: int) -> int:
+    """Steps that both runs begin with: where their trajectories part, or the shorter one ends."""
+    if _family(one) != _family(other):
+        return 0
+    steps = 0
+    for a, b in zip(joined(one.schedule), joined(other.schedule), strict=False):
+        if a != b:
+            if a.epochs and b.epochs and _unit(a) == _unit(b):
+                steps += min(a.step_count(samples), b.step_count(samples))
+            break
+        steps += a.step_count(samples)
+    return steps
+
+
 @dataclass(frozen=True, slots=True)
 class Stretch:
     """A piece of training that no other stretch repeats, and the runs that end with it."""

@@ -1,22 +1,27 @@
 """From specs to stored records: plans what is missing, maps it, saves each run as it ends."""
 
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from batchlab.backends.base import Backend
-from batchlab.calibrate import calibrate
+from batchlab.backends.base import Backend, Interrupted, WorkerLostError
+from batchlab.calibrate import LEAST_S, calibrate
 from batchlab.engine.data import load, train_samples
 from batchlab.engine.replicas import can_stack
 from batchlab.engine.train import ignore
+from batchlab.gate import Gate
 from batchlab.jobs import Job, Site, execute, kept_ends, under_way_key
 from batchlab.lockstep import Group, groups
 from batchlab.plan import Plan, Stretch, chains, estimate, make_plan
-from batchlab.spec import Spec, TrainSpec, TrialsSpec, check_matmul
+from batchlab.spec import Spec, TrainSpec, TrialsSpec, UserError, check_matmul
+from batchlab.store.claims import Claims
 from batchlab.store.database import Store
+
+WAIT_S = 0.2  # between looks at what another process is at
 
 
 class Progress(Protocol):
@@ -66,17 +71,21 @@ def prepare(
     backend: Backend,
     site: Site,
     say: Callable[[str], None] = ignore,
+    pace: float | None = None,
 ) -> Costed:
     """What has to be done to bring every spec into the store; nothing is trained or written.
 
-    Raises `UserError` where a spec does not fit its workload or the data can't be had.
+    Costs are a calibration's, unless a `pace` in seconds a step is known already. Raises
+    `UserError` where a spec does not fit its workload or the data can't be had.
     """
     wanted = list(dict.fromkeys(specs))
     for spec in wanted:
         spec.check(train_samples(_start(spec).workload))
         check_matmul(_start(spec).matmul, site.device)
-    stored = {run.key: run.status for run in store.runs()}
-    kept = {} if site.store is None else kept_ends(site)
+    stored = store.states()
+    missing = any(spec.key not in stored for spec in wanted)
+    # Where nothing is missing no checkpoint is looked at: there may be thousands.
+    kept = kept_ends(site) if missing and site.store is not None else {}
     plan = make_plan(wanted, stored, kept, train_samples)
     for name in {_start(piece.spec).workload for piece in plan.pieces}:
         load(name, site.data_dir, "cpu", "float32")  # can't be had? then told of now, in one line
@@ -85,7 +94,10 @@ def prepare(
         return _stacks(stretch, site)
 
     together = groups(plan.pieces, stacks, backend.workers)
-    costs = calibrate(plan, together, site.data_dir, site.device, backend.threads, say)
+    if pace is None:
+        costs = calibrate(plan, together, site.data_dir, site.device, backend.threads, say)
+    else:
+        costs = [max(LEAST_S, pace * piece.steps) for piece in plan.pieces]
     seconds = estimate(*_jobs(plan, together, costs), backend.workers)
     return Costed(plan, together, tuple(costs), seconds)
 
@@ -114,38 +126,76 @@ def run_all(
     """Bring every spec into the store; how many runs that took.
 
     What is stored is not run again, what runs have in common is trained once, and trials whose
-    starting run diverged are left out. Raises `UserError` before anything runs where a spec does
-    not fit its workload, and `Interrupted` where `stopping()` turned true: what is under way is
-    then kept for the next time.
+    starting run diverged are left out. What another process is at is waited for, and taken over
+    should that process die. Raises `UserError` before anything runs where a spec does not fit its
+    workload, and `Interrupted` where `stopping()` turned true: what is under way is then kept for
+    the next time.
     """
-    with _somewhere(site) as site:
-        costed = prepare(specs, store, backend, site, progress.say)
-        pieces = [[costed.plan.pieces[index] for index in group] for group in costed.groups]
-        costs, after = costed.jobs()
-        # What the most work waits for goes first.
-        tails = chains(costs, after)
-        order = sorted(range(len(pieces)), key=tails.__getitem__, reverse=True)
-        place = {index: at for at, index in enumerate(order)}
-        ordered = [pieces[index] for index in order]
-        progress.plan([costs[index] for index in order], costed.plan.said(costed.seconds))
-        steps = [max(1, sum(piece.steps for piece in group)) for group in ordered]
-        heard = _Heard(progress, steps)
-        jobs = [Job(tuple(group), site) for group in ordered]
-        waits = [None if (on := after[index]) is None else place[on] for index in order]
-        known, done = store.keys(), 0
-        for index, outcomes in backend.map(
-            execute, jobs, progress=heard, stopping=stopping, after=waits
-        ):
-            for piece, outcome in zip(ordered[index], outcomes, strict=True):
-                for ended in outcome.ended:
-                    if ended.run.key not in known:
-                        store.add(ended.run, ended.records, ended.trials, ended.bins)
-                        known.add(ended.run.key)
-                    done += 1
-                site.partial().drop(under_way_key(piece))
-                if outcome.status != "finished":
-                    progress.say(f"{outcome.status}: {piece.label}")
-            progress.finish(index)
+    specs, done, pace = list(specs), 0, None
+    with _somewhere(site) as site, Claims(store.root) as claims:
+        site.partial().sweep()
+        site.checkpoints().sweep()
+        while True:
+            gate = Gate(store, claims, site)  # before the plan: it sees whatever changes after
+            costed = prepare(specs, store, backend, site, progress.say, pace)
+            try:
+                done += _run_plan(costed, store, backend, site, progress, stopping, gate)
+            except WorkerLostError as error:
+                raise UserError(str(error)) from None
+            if not gate.refused:
+                return done
+            if pace is None:
+                steps = sum(piece.steps for piece in costed.plan.pieces)
+                pace = sum(costed.costs) / max(1, steps)
+            if gate.against:
+                progress.say("waiting for what another process is at")
+                while claims.held(gate.against):
+                    if stopping():
+                        raise Interrupted
+                    time.sleep(WAIT_S)
+
+
+def _run_plan(
+    costed: Costed,
+    store: Store,
+    backend: Backend,
+    site: Site,
+    progress: Progress,
+    stopping: Callable[[], bool],
+    gate: Gate,
+) -> int:
+    """Do what the gate lets through; how many runs that took."""
+    pieces = [[costed.plan.pieces[index] for index in group] for group in costed.groups]
+    costs, after = costed.jobs()
+    # What the most work waits for goes first.
+    tails = chains(costs, after)
+    order = sorted(range(len(pieces)), key=tails.__getitem__, reverse=True)
+    place = {index: at for at, index in enumerate(order)}
+    ordered = [pieces[index] for index in order]
+    progress.plan([costs[index] for index in order], costed.plan.said(costed.seconds))
+    steps = [max(1, sum(piece.steps for piece in group)) for group in ordered]
+    heard = _Heard(progress, steps)
+    jobs = [Job(tuple(group), site) for group in ordered]
+    waits = [None if (on := after[index]) is None else place[on] for index in order]
+    done = 0
+
+    def begin(index: int) -> bool:
+        return gate.opens(ordered[index])
+
+    results = backend.map(
+        execute, jobs, progress=heard, stopping=stopping, after=waits, begin=begin
+    )
+    for index, outcomes in results:
+        for piece, outcome in zip(ordered[index], outcomes, strict=True):
+            for ended in outcome.ended:
+                store.add(ended.run, ended.records, ended.trials, ended.bins)
+                done += 1
+            site.partial().drop(under_way_key(piece))
+            if outcome.status != "finished":
+                progress.say(f"{outcome.status}: {piece.label}")
+        del outcomes  # it holds all that was measured
+        gate.closes(ordered[index])
+        progress.finish(index)
     return done
 
 

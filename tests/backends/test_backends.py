@@ -1,12 +1,15 @@
 """The same tests over every backend."""
 
 import os
+import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from batchlab.backends import BACKENDS
-from batchlab.backends.base import Interrupted, Report
+from batchlab.backends.base import Interrupted, Report, WorkerLostError
+from batchlab.backends.processes import Processes
 
 NAMES = sorted(BACKENDS)
 
@@ -154,6 +157,58 @@ def test_what_waits_for_a_failure_is_not_begun(name: str) -> None:
     assert next(results) == (0, 0)
     with pytest.raises(ValueError, match="is bad"):
         next(results)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_refused_item_leaves_out_what_waits_for_it(name: str) -> None:
+    asked: list[int] = []
+
+    def begin(index: int) -> bool:
+        asked.append(index)
+        return index != 2
+
+    results = BACKENDS[name](2, 1).map(
+        double,
+        [5, 6, 7, 8, 9, 10],
+        progress=lambda *_: None,
+        stopping=lambda: False,
+        after=AFTER,
+        begin=begin,
+    )
+    assert dict(results) == {0: 10, 1: 12, 3: 16}
+    assert sorted(asked) == [0, 1, 2, 3]
+
+
+def die_once(item: Path, report: Report) -> str:
+    report(1)
+    if not item.exists():
+        item.write_text("")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item.name
+
+
+def die(item: int, report: Report) -> int:  # noqa: ARG001
+    os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def test_a_lost_worker_is_replaced(tmp_path: Path) -> None:
+    items = [tmp_path / name for name in "abc"]
+    results = dict(
+        Processes(2, 1, "forkserver").map(
+            die_once, items, progress=lambda *_: None, stopping=lambda: False, after=[None, 0, 1]
+        )
+    )
+    assert results == {0: "a", 1: "b", 2: "c"}
+
+
+def test_but_not_for_ever() -> None:
+    with pytest.raises(WorkerLostError, match="3 times at one job"):
+        list(
+            Processes(1, 1, "forkserver").map(
+                die, [1], progress=lambda *_: None, stopping=lambda: False
+            )
+        )
 
 
 def test_processes_are_other_processes_with_their_own_threads() -> None:

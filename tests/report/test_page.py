@@ -190,6 +190,30 @@ def test_ids_that_are_no_file_names_are_refused(tmp_path: Path, ids: tuple[str, 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_page_that_would_say_the_same_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "library", lambda: "void 0")
+    frame = pd.DataFrame({"x": [1.0, 2.0], "y": [1.0, 2.0]})
+    panel = Panel("p", "t", "line", frame, Axis("x", "x"), Axis("y", "y"), "caption")
+    meta = {**sample.META, page.MADE: "today"}
+    path = write_report(small(panel), meta, sample.RUNS, tmp_path)
+    first = path.read_text("utf-8")
+    assert "today" in first
+    write_report(small(panel), {**meta, page.MADE: "tomorrow"}, sample.RUNS, tmp_path)
+    assert path.read_text("utf-8") == first
+    for sections, said in (
+        (small(panel, hostile="otherwise"), meta),
+        (small(replace(panel, caption="otherwise")), meta),
+        (small(panel), {**meta, "Runs": "otherwise"}),
+    ):
+        write_report(sections, said, sample.RUNS, tmp_path)
+        assert "otherwise" in path.read_text("utf-8")
+    path.write_text(first[:-100])
+    write_report(small(panel), meta, sample.RUNS, tmp_path)
+    assert path.read_text("utf-8") == first
+
+
 def test_a_folder_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):

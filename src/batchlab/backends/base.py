@@ -14,6 +14,22 @@ class Interrupted(Exception):  # noqa: N818, a wish, not an error
     """The user has asked to stop; what is under way saves itself and ends."""
 
 
+class WorkerLostError(RuntimeError):
+    """Workers were killed at one item again and again, so that it is no chance any more."""
+
+    def __init__(self, index: int, times: int) -> None:
+        super().__init__(
+            f"a worker process was killed {times} times at one job (out of memory?); give fewer "
+            "--workers; what is finished is kept, the same command goes on from there"
+        )
+        self.index = index
+
+
+def always(_: int) -> bool:
+    """A `begin` that lets every item be begun."""
+    return True
+
+
 def cores() -> int:
     """The machine's cores, or fewer where this process may not use them all; Linux alone tells."""
     if hasattr(os, "sched_getaffinity"):
@@ -40,7 +56,11 @@ def waits(count: int, after: Sequence[int | None] | None) -> list[int | None]:
 
 
 class Backend(Protocol):
-    """Runs work somewhere. An exception in the work is raised again where the results are read."""
+    """Runs work somewhere. An exception in the work is raised again where the results are read.
+
+    An item whose worker dies is begun again, and goes on from its last checkpoint if it has any;
+    `WorkerLostError` where that happens too often.
+    """
 
     workers: int  # items at once
     threads: int  # of each worker's arithmetic
@@ -53,11 +73,14 @@ class Backend(Protocol):
         progress: Callable[[int, int], None],
         stopping: Callable[[], bool],
         after: Sequence[int | None] | None = None,
+        begin: Callable[[int], bool] = always,
     ) -> Iterator[tuple[int, Result]]:
         """Yield `(index, work(item, report))` as they end, in any order.
 
         Items are begun in their order, except that one waits until the item with the index that
         `after` gives for it has ended: always one that stands before it (`ValueError` otherwise).
+        `begin(index)` is asked once, in this process, right before an item would be begun; where it
+        is false the item and all that wait for it are left out: nothing is yielded of them.
         `progress(index, units)` hears what the work of an item reports. Where `stopping()` turns
         true, work under way is interrupted and `Interrupted` is raised.
         """

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from batchlab.backends.base import Interrupted, Item, Result, Work, limit_threads, waits
+from batchlab.backends.base import Interrupted, Item, Result, Work, always, limit_threads, waits
 
 
 class Serial:
@@ -19,11 +19,16 @@ class Serial:
         progress: Callable[[int, int], None],
         stopping: Callable[[], bool],
         after: Sequence[int | None] | None = None,
+        begin: Callable[[int], bool] = always,
     ) -> Iterator[tuple[int, Result]]:
         """Yield results in the items' order: what an item waits for stands before it."""
-        waits(len(items), after)
+        waiting = waits(len(items), after)
         limit_threads(self.threads)
+        left_out: set[int | None] = set()
         for index, item in enumerate(items):
+            if waiting[index] in left_out or not begin(index):
+                left_out.add(index)
+                continue
 
             def report(units: int, index: int = index) -> None:
                 progress(index, units)

@@ -48,7 +48,8 @@ class TrialState:
     def bins(self) -> list[BinRecord]:
         """The histograms as records."""
         told = []
-        for name, histogram in self.histograms.items():
+        # In one order, whether they came from a checkpoint, which has its own, or not.
+        for name, histogram in sorted(self.histograms.items()):
             size, convention, layer = name.split("/")
             told += [BinRecord(int(size), convention, layer, *b) for b in histogram.compute()]
         if self.cosines is not None:

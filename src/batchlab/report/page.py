@@ -3,6 +3,8 @@
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +20,7 @@ from batchlab.report.numbers import interval, number
 from batchlab.report.specs import Specs, specs
 
 PAGE, FINDINGS, RUNS, FIGURES = "report.html", "findings.json", "runs.csv", "figures"
+MADE = "Made"  # the text of `meta` that is another every time
 # A panel's id names its files and its place on the page.
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -28,7 +31,8 @@ def write_report(
     """Write the page, the figures, `findings.json` and `runs.csv` into `out`; return the page.
 
     `meta` has the page's `title`, its `lead` (a paragraph), and whatever says where the records
-    come from, shown in the order given. The page is written last: where it is, all of it is.
+    come from, shown in the order given. The page is written last: where it is, all of it is; one
+    that would be the same but for the time `MADE` stays as it is.
     Raises `ValueError` for panels that cannot be drawn or whose ids clash, before anything is
     written, and `OSError` where `out` cannot be written.
     """
@@ -37,14 +41,30 @@ def write_report(
     figures.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(export.WORKERS) as pool:
         pictures = export.draw({name: spec.file for name, spec in drawn.items()}, figures, pool)
-        page = _render(sections, meta, len(runs), drawn)
+        undated = {key: value for key, value in meta.items() if key != MADE}
+        # The library is most of a page's time, so that what it stands in is looked at before.
+        signature = _signature(_render(sections, undated, len(runs), drawn, library=""))
+        page = None
+        if not _there(out / PAGE, signature):
+            page = _render(sections, meta, len(runs), drawn, library=export.library())
         for picture in pictures:
             picture.result()
     found = [finding.json() for section in sections for finding in section.findings]
     write_json(out / FINDINGS, found)
     write(out / RUNS, runs.to_csv(index=False))
-    write(out / PAGE, page)
+    if page is not None:
+        write(out / PAGE, page + signature)
     return out / PAGE
+
+
+def _signature(content: str) -> str:
+    """What a page ends with: it says from what it was made, the time left out."""
+    made_from = f"{version('vl-convert-python')} {export.VEGA_LITE} {content}"
+    return f"\n<!-- {sha256(made_from.encode()).hexdigest()} -->\n"
+
+
+def _there(page: Path, signature: str) -> bool:
+    return page.exists() and page.read_text("utf-8").endswith(signature)
 
 
 def _specs(sections: Sequence[Section]) -> dict[str, Specs]:
@@ -59,7 +79,12 @@ def _specs(sections: Sequence[Section]) -> dict[str, Specs]:
 
 
 def _render(
-    sections: Sequence[Section], meta: Mapping[str, str], runs: int, drawn: Mapping[str, Specs]
+    sections: Sequence[Section],
+    meta: Mapping[str, str],
+    runs: int,
+    drawn: Mapping[str, Specs],
+    *,
+    library: str,
 ) -> str:
     environment = Environment(
         loader=PackageLoader("batchlab.report"),
@@ -97,7 +122,7 @@ def _render(
         dark=Markup(palette.css(palette.DARK)),
         css=inlined("report.css"),
         js=inlined("report.js"),
-        library=Markup(export.library()),
+        library=Markup(library),
     )
 
 

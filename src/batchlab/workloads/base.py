@@ -6,24 +6,25 @@ Shapes: N samples, I features.
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
-
-import torch
+from typing import TYPE_CHECKING, final
 
 from batchlab.spec import Protocol
+
+if TYPE_CHECKING:  # a protocol is asked for where nothing is trained
+    import torch
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # tensors have no one truth value to compare by
 class Data:
     """Inputs (N, I), floating and standardised; labels (N), int64 from 0 to `classes` - 1."""
 
-    train_x: torch.Tensor
-    train_y: torch.Tensor
-    test_x: torch.Tensor
-    test_y: torch.Tensor
+    train_x: "torch.Tensor"
+    train_y: "torch.Tensor"
+    test_x: "torch.Tensor"
+    test_y: "torch.Tensor"
     classes: int
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> "Data":
+    def to(self, device: "torch.device", dtype: "torch.dtype") -> "Data":
         """The same data on `device`, inputs in `dtype`; moved once, before anything runs."""
         return Data(
             train_x=self.train_x.to(device, dtype),

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import final
 
-import torch
-
 from batchlab.spec import Model, Protocol
 from batchlab.workloads.base import Data, Workload
 
@@ -41,6 +39,7 @@ class Digits(Workload):
 
     def load(self, data_dir: Path | None) -> Data:  # noqa: ARG002, it has no files
         """The data, split by class, standardised by the training inputs' one mean and deviation."""
+        import torch
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 

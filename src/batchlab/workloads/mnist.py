@@ -1,16 +1,18 @@
 """MNIST, with the article's own protocol. Source: LeCun, Bottou, Bengio & Haffner 1998."""
 
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from batchlab.spec import Model, Protocol, UserError
 from batchlab.workloads.base import Data, Workload
 from batchlab.workloads.idx import read_idx
 from batchlab.workloads.source import Source
+
+if TYPE_CHECKING:
+    import torch
 
 MEAN, DEVIATION = 0.1307, 0.3081  # of the training pixels over 255, as everyone rounds them
 
@@ -86,11 +88,15 @@ class Mnist(Workload):
             raise UserError(f"{self.name}: {file}: {error}") from None
 
 
-def _inputs(pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
+def _inputs(pixels: npt.NDArray[np.uint8]) -> "torch.Tensor":
     """Images (N, rows, columns) of bytes as standardised inputs (N, rows * columns), float32."""
+    import torch
+
     x_NI = torch.from_numpy(pixels).flatten(1).to(torch.float32)
     return x_NI.div_(255).sub_(MEAN).div_(DEVIATION)  # in place: they are the largest tensors
 
 
-def _labels(classes: npt.NDArray[np.uint8]) -> torch.Tensor:
+def _labels(classes: npt.NDArray[np.uint8]) -> "torch.Tensor":
+    import torch
+
     return torch.from_numpy(classes).to(torch.int64)

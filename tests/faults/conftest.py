@@ -1,0 +1,122 @@
+"""Processes to be killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PATIENCE_S = 120.0
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that reproduces the study."""
+
+    number: int
+    log: Path
+
+    def alive(self) -> bool:
+        try:
+            os.kill(self.number, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def wait(self, seconds: float = PATIENCE_S) -> bool:
+        """Whether it ended within so many seconds."""
+        end = time.monotonic() + seconds
+        while self.alive():
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.005)
+        return True
+
+    def signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.number, number)
+
+    def workers(self) -> list[int]:
+        """Its children that work."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+                if (
+                    parent == self.number
+                    and b"resource_tracker" not in (path / "cmdline").read_bytes()
+                ):
+                    found.append(int(path.name))
+        return sorted(found)
+
+    def told(self) -> list[dict[str, Any]]:
+        """What it and its workers have begun and how it ended."""
+        if not self.log.exists():
+            return []
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def ended(self) -> str | None:
+        """How it ended by itself, if it did."""
+        said = [line["ended"] for line in self.told() if "ended" in line]
+        return said[-1] if said else None
+
+
+Start = Callable[[Path, str], Process]
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Begin to reproduce the study on a store, with a backend."""
+    logs = tmp_path_factory.mktemp("logs")
+    one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}"}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    zygote = subprocess.Popen(
+        [sys.executable, "-m", "tests.faults.zygote"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | one_thread | {"PYTHONPATH": path},
+    )
+    assert zygote.stdin is not None
+    assert zygote.stdout is not None
+    count = 0
+    begun: list[Process] = []
+
+    def begin(store: Path, backend: str) -> Process:
+        nonlocal count
+        count += 1
+        log = logs / f"{count}.jsonl"
+        asked = {"store": str(store), "backend": backend, "log": str(log)}
+        assert zygote.stdin is not None
+        assert zygote.stdout is not None
+        zygote.stdin.write(json.dumps(asked) + "\n")
+        zygote.stdin.flush()
+        begun.append(Process(int(zygote.stdout.readline()), log))
+        return begun[-1]
+
+    yield begin
+    for process in begun:
+        process.signal(signal.SIGKILL)
+    zygote.stdin.close()
+    zygote.stdout.close()
+    zygote.wait(PATIENCE_S)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which the study was done in one go."""
+    root = tmp_path_factory.mktemp("undisturbed") / "store"
+    process = start(root, "serial")
+    assert process.wait()
+    assert process.ended() == "finished", process.log.with_suffix(".jsonl.err").read_text()
+    return root
