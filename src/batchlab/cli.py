@@ -10,11 +10,27 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 import typer
 from pydantic import ValidationError
 
-from batchlab.backends.base import Interrupted, cores, limit_threads
+from batchlab.backends.base import Interrupted
 from batchlab.cli_advise import advise
-from batchlab.cli_own import sweep
+from batchlab.cli_bench import bench
 from batchlab.cli_store import app as store_app
-from batchlab.options import DataDir, Device, Json, Seed, Workers
+from batchlab.cli_sweep import sweep
+from batchlab.options import (
+    BackendName,
+    DataDir,
+    Device,
+    DryRun,
+    Json,
+    MatmulName,
+    SaveEvery,
+    Seed,
+    StoreDir,
+    StoreThere,
+    Threads,
+    Workers,
+    Workload,
+    check_device,
+)
 from batchlab.printing import say_findings, say_json, say_rows
 from batchlab.progress import Live
 from batchlab.spec import (
@@ -47,17 +63,7 @@ app = typer.Typer(
 
 MOST_ROWS = 200  # of a table for people
 
-Workload = Annotated[str, typer.Option(help="digits or mnist")]
-StoreDir = Annotated[Path | None, typer.Option("--store", help="where runs are kept")]
-StoreThere = Annotated[Path, typer.Option("--store", help="where runs are kept")]
-BackendName = Annotated[str, typer.Option("--backend", help="serial or processes")]
-Threads = Annotated[int | None, typer.Option(min=1, help="threads of each worker")]
-SaveEvery = Annotated[
-    float, typer.Option(min=0, help="seconds between checkpoints of runs under way")
-]
-MatmulName = Annotated[str, typer.Option("--matmul", help="float32, bf16 or tf32, in training")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")]
-
+app.command()(bench)
 app.command()(sweep)
 app.command()(advise)
 app.add_typer(store_app, name="store")
@@ -233,38 +239,6 @@ def trials(
 
 
 @app.command()
-def bench(
-    workload: Workload = "digits",
-    batch_sizes: Annotated[
-        str | None, typer.Option(help="separated by commas; 1 to 4096 by default")
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="in which the contenders take turns")] = 5,
-    threads: Annotated[int | None, typer.Option(min=1, help="all cores by default")] = None,
-    device: Device = "cpu",
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
-    """This machine's steps a second beside a naive script's and the hardware's limit."""
-    from batchlab.speed.comparison import LEGEND, choose_sizes, compare
-    from batchlab.speed.contenders import Case
-
-    sizes = choose_sizes(workload, batch_sizes)
-    limit_threads(threads or cores())
-    case = Case.of(workload, data_dir, _device(device))
-    try:
-        with Live(unit="measurements") as progress:
-            comparison = compare(case, sizes, rounds, progress=progress)
-    except KeyboardInterrupt:
-        _fail("stopped; nothing of a comparison is kept", 130)
-    if as_json:
-        say_json(comparison.json())
-    else:
-        print(comparison.head())
-        say_rows([row.cells() for row in comparison.rows])
-        print(LEGEND)
-
-
-@app.command()
 def runs(store: StoreThere = Path("out/store"), as_json: Json = False) -> None:
     """What the store holds, an object a run."""
     from batchlab import listing
@@ -315,7 +289,7 @@ def _bench(store: Path | None, how: _How, *, look: bool = False) -> Iterator["Be
     from batchlab.jobs import Site
 
     backend = lab.choose_backend(how.backend, how.workers, how.threads)
-    device = _device(how.device)
+    device = check_device(how.device)
     with lab.open_store(store, look=look) as there, Live() as progress, stopping() as asked:
         site = Site(there.root, how.data_dir, device, how.save_every, how.tensors)
         yield lab.Bench(there, backend, site, progress, asked)
@@ -326,7 +300,7 @@ def _reproduce(request: "Request", root: Path, how: _How) -> int:
     from batchlab import archive
     from batchlab.store.database import FILE, Store
 
-    _device(how.device)
+    check_device(how.device)
     if (root / FILE).exists():
         with Store(root) as there:
             if archive.complete(request, there):
@@ -379,16 +353,6 @@ def _optimizer(name: str, momentum: float, weight_decay: float) -> Optimizer:
     one_of("--optimizer", name, OPTIMIZERS)
     settings = {"name": name, "momentum": momentum, "weight_decay": weight_decay}
     return Optimizer.model_validate(settings)
-
-
-def _device(name: str) -> str:
-    one_of("--device", name, ["cpu", "cuda"])
-    if name == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise UserError("--device cuda: PyTorch sees no GPU here; use cpu")
-    return name
 
 
 def _writable(out: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from batchlab.backends.base import limit_threads
+from batchlab.options import DataDir, Device, Json, Seed, Threads, check_device
 from batchlab.printing import say_json
 from batchlab.progress import Live
 from batchlab.spec import UserError
@@ -18,7 +19,7 @@ def advise(
     target: Annotated[
         str, typer.Argument(help="digits, mnist, package.module:factory or file.py:factory")
     ],
-    seed: Annotated[int, typer.Option(help="fixes initialisation, data order and draws")] = 0,
+    seed: Seed = 0,
     budget: Annotated[
         str,
         typer.Option(help="of the present setting's run: samples (20000), epochs (10e) or seconds"),
@@ -31,18 +32,13 @@ def advise(
         typer.Option("--target", help="the metric's or the loss's value that training is for"),
     ] = None,
     out: Annotated[Path, typer.Option(help="where measurements and the page go")] = Path("advice"),
-    device: Annotated[str, typer.Option(help="cpu or cuda, for built-in workloads")] = "cpu",
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(help="where data files are; else BATCHLAB_DATA_DIR, cache, download"),
-    ] = None,
+    device: Device = "cpu",
+    data_dir: DataDir = None,
     memory_cap: Annotated[
         int | None, typer.Option(min=1, help="MiB a step may take; on the CPU half of what is free")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="all cores by default")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="one JSON document on standard output")
-    ] = False,
+    threads: Threads = None,
+    as_json: Json = False,
 ) -> None:
     """Measure a training job, predict its best batch sizes, and with --verify test that."""
     from batchlab.advice.budget import Budget
@@ -56,8 +52,7 @@ def advise(
 
     if threads is not None:
         limit_threads(threads)
-    if device == "cuda" or device not in ("cpu", "cuda"):
-        _check(device)
+    check_device(device)
     try:
         with Live() as progress:
             advice = run(
@@ -85,12 +80,3 @@ def advise(
     else:
         print(advice)
         print(f"report: {written}")
-
-
-def _check(device: str) -> None:
-    import torch
-
-    if device != "cuda":
-        raise UserError(f"--device {device!r}: choose from cpu, cuda")
-    if not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch sees no GPU here; use cpu")

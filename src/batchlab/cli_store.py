@@ -1,16 +1,13 @@
 """`batchlab store`: is a store as it was written, and what can be saved of one that is not."""
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
+from batchlab.options import Json, StoreThere
 from batchlab.printing import say_json
 
 app = typer.Typer(help="Check a store, or repair it.", no_args_is_help=True)
-
-StoreThere = Annotated[Path, typer.Option("--store", help="where runs are kept")]
-Json = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
 
 
 @app.command()

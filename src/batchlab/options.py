@@ -1,9 +1,11 @@
-"""Options that several commands share."""
+"""Options that several commands share, and how their values are checked."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from batchlab.spec import UserError, one_of
 
 Seed = Annotated[int, typer.Option(help="fixes initialisation, data order and draws")]
 DataDir = Annotated[
@@ -12,3 +14,24 @@ DataDir = Annotated[
 Workers = Annotated[int | None, typer.Option(min=1, help="processes; all cores by default")]
 Device = Annotated[str, typer.Option(help="cpu or cuda")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
+Workload = Annotated[str, typer.Option(help="digits or mnist")]
+StoreDir = Annotated[Path | None, typer.Option("--store", help="where runs are kept")]
+StoreThere = Annotated[Path, typer.Option("--store", help="where runs are kept")]
+BackendName = Annotated[str, typer.Option("--backend", help="serial or processes")]
+Threads = Annotated[int | None, typer.Option(min=1, help="threads of each worker")]
+SaveEvery = Annotated[
+    float, typer.Option(min=0, help="seconds between checkpoints of runs under way")
+]
+MatmulName = Annotated[str, typer.Option("--matmul", help="float32, bf16 or tf32, in training")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")]
+
+
+def check_device(name: str) -> str:
+    """The device, if there is one of that name here."""
+    one_of("--device", name, ["cpu", "cuda"])
+    if name == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UserError("--device cuda: PyTorch sees no GPU here; use cpu")
+    return name

@@ -7,10 +7,10 @@ import typer
 
 from batchlab.backends import BACKENDS
 from batchlab.backends.base import cores
-from batchlab.options import DataDir, Device, Json, Seed, Workers
+from batchlab.options import DataDir, Device, Json, Seed, Workers, check_device
 from batchlab.printing import say_json, say_rows
 from batchlab.progress import Live
-from batchlab.spec import UserError, one_of, parse_sizes
+from batchlab.spec import UserError, parse_sizes
 from batchlab.stopping import stopping
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _measure(
     from batchlab.sweep.protocol import Asked, Place, parse_budget, sizes_of
     from batchlab.sweep.run import sweep as run
 
-    one_of("--device", device, ["cpu", "cuda"])
+    check_device(device)
     limit_threads(1)  # as in every worker: the numbers depend on it
     place = Place(target, data_dir, device, seed)
     workload = load(place)
