@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 import typer
 from pydantic import ValidationError
 
+from batchlab import cli_store
 from batchlab.backends.base import Interrupted, cores, limit_threads
-from batchlab.cli_store import app as store_app
 from batchlab.printing import say_findings, say_json, say_rows
 from batchlab.progress import Live
 from batchlab.spec import (
@@ -42,13 +42,13 @@ app = typer.Typer(
     add_completion=True,
 )
 
-app.add_typer(store_app, name="store")
-MOST_ROWS = 200  # of a table for people
+app.add_typer(cli_store.app, name="store")
+app.command()(cli_store.runs)
+app.command()(cli_store.findings)
 
 Workload = Annotated[str, typer.Option(help="digits or mnist")]
 Seed = Annotated[int, typer.Option(help="fixes initialisation, data order and draws")]
 StoreDir = Annotated[Path | None, typer.Option("--store", help="where runs are kept")]
-StoreThere = Annotated[Path, typer.Option("--store", help="where runs are kept")]
 DataDir = Annotated[
     Path | None, typer.Option(help="where data files are; else BATCHLAB_DATA_DIR, cache, download")
 ]
@@ -263,38 +263,6 @@ def bench(
         print(comparison.head())
         say_rows([row.cells() for row in comparison.rows])
         print(LEGEND)
-
-
-@app.command()
-def runs(store: StoreThere = Path("out/store"), as_json: Json = False) -> None:
-    """What the store holds, an object a run."""
-    from batchlab import listing
-    from batchlab.store.database import Store
-
-    with Store(store, create=False) as there:
-        if as_json:
-            print(f"[{', '.join(listing.texts(there))}]")
-            return
-        rows = listing.describe(there)
-    shown = ["workload", "schedule", "seed", "status", "test_accuracy", "W", "seconds"]
-    frame = listing.runs_frame(rows[-MOST_ROWS:])
-    say_rows([{name: row[name] for name in shown} for _, row in frame.iterrows()])
-    if len(rows) > MOST_ROWS:
-        print(f"the last {MOST_ROWS} of {len(rows):,} runs; --json tells all")
-
-
-@app.command()
-def findings(store: StoreThere = Path("out/store"), as_json: Json = False) -> None:
-    """What the store's runs say of the article's claims, an object a finding."""
-    from batchlab import archive
-    from batchlab.store.database import Store
-
-    with Store(store, create=False) as there:
-        told = [finding.json() for finding in archive.findings(there)]
-    if as_json:
-        say_json(told)
-    else:
-        say_findings(told)
 
 
 class _How(NamedTuple):
