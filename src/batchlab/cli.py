@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 import typer
 from pydantic import ValidationError
 
+from batchlab import cli_store
 from batchlab.backends.base import Interrupted
 from batchlab.cli_advise import advise
 from batchlab.cli_bench import bench
-from batchlab.cli_store import app as store_app
 from batchlab.cli_sweep import sweep
 from batchlab.options import (
     BackendName,
@@ -25,7 +25,6 @@ from batchlab.options import (
     SaveEvery,
     Seed,
     StoreDir,
-    StoreThere,
     Threads,
     Workers,
     Workload,
@@ -61,12 +60,12 @@ app = typer.Typer(
     add_completion=True,
 )
 
-MOST_ROWS = 200  # of a table for people
-
+app.add_typer(cli_store.app, name="store")
+app.command()(cli_store.runs)
+app.command()(cli_store.findings)
 app.command()(bench)
 app.command()(sweep)
 app.command()(advise)
-app.add_typer(store_app, name="store")
 
 
 def main() -> None:
@@ -236,38 +235,6 @@ def trials(
         say_json(rows)
     else:
         say_rows(rows)
-
-
-@app.command()
-def runs(store: StoreThere = Path("out/store"), as_json: Json = False) -> None:
-    """What the store holds, an object a run."""
-    from batchlab import listing
-    from batchlab.store.database import Store
-
-    with Store(store, create=False) as there:
-        if as_json:
-            print(f"[{', '.join(listing.texts(there))}]")
-            return
-        rows = listing.describe(there)
-    shown = ["workload", "schedule", "seed", "status", "test_accuracy", "W", "seconds"]
-    frame = listing.runs_frame(rows[-MOST_ROWS:])
-    say_rows([{name: row[name] for name in shown} for _, row in frame.iterrows()])
-    if len(rows) > MOST_ROWS:
-        print(f"the last {MOST_ROWS} of {len(rows):,} runs; --json tells all")
-
-
-@app.command()
-def findings(store: StoreThere = Path("out/store"), as_json: Json = False) -> None:
-    """What the store's runs say of the article's claims, an object a finding."""
-    from batchlab import archive
-    from batchlab.store.database import Store
-
-    with Store(store, create=False) as there:
-        told = [finding.json() for finding in archive.findings(there)]
-    if as_json:
-        say_json(told)
-    else:
-        say_findings(told)
 
 
 class _How(NamedTuple):

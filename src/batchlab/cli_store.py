@@ -1,11 +1,13 @@
-"""`batchlab store`: is a store as it was written, and what can be saved of one that is not."""
+"""Commands that look at a store: `runs`, `findings`, and `store`: is it as it was written?"""
 
 from pathlib import Path
 
 import typer
 
 from batchlab.options import Json, StoreThere
-from batchlab.printing import say_json
+from batchlab.printing import say_findings, say_json, say_rows
+
+MOST_ROWS = 200  # of a table for people
 
 app = typer.Typer(help="Check a store, or repair it.", no_args_is_help=True)
 
@@ -41,3 +43,33 @@ def repair(store: StoreThere = Path("out/store"), as_json: Json = False) -> None
         print(f"dropped {damage}")
     kept = f"; what was damaged is in {copy}" if copy else ", nothing was damaged"
     print(f"store {store}: {done.runs} runs{kept}")
+
+
+def runs(store: StoreThere = Path("out/store"), as_json: Json = False) -> None:
+    """What the store holds, an object a run."""
+    from batchlab import listing
+    from batchlab.store.database import Store
+
+    with Store(store, create=False) as there:
+        if as_json:
+            print(f"[{', '.join(listing.texts(there))}]")
+            return
+        rows = listing.describe(there)
+    shown = ["workload", "schedule", "seed", "status", "test_accuracy", "W", "seconds"]
+    frame = listing.runs_frame(rows[-MOST_ROWS:])
+    say_rows([{name: row[name] for name in shown} for _, row in frame.iterrows()])
+    if len(rows) > MOST_ROWS:
+        print(f"the last {MOST_ROWS} of {len(rows):,} runs; --json tells all")
+
+
+def findings(store: StoreThere = Path("out/store"), as_json: Json = False) -> None:
+    """What the store's runs say of the article's claims, an object a finding."""
+    from batchlab import archive
+    from batchlab.store.database import Store
+
+    with Store(store, create=False) as there:
+        told = [finding.json() for finding in archive.findings(there)]
+    if as_json:
+        say_json(told)
+    else:
+        say_findings(told)
