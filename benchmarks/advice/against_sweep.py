@@ -53,7 +53,7 @@ def over_best(rows: Sequence[dict[str, Any]], size: float) -> float:
     timed = [(r["batch_size"], r["seconds"]["effect"]) for r in rows if r["seconds"]["effect"]]
     sizes, seconds = zip(*timed, strict=True)
     here = float(np.interp(log(size), np.log(sizes), np.log(seconds)))
-    return exp(here) / min(seconds)
+    return float(exp(here) / min(seconds))
 
 
 def row(name: str, seeds: int, sizes: str, trials: int, out: Path) -> dict[str, object]:
