@@ -91,7 +91,7 @@ def test_what_is_wrong_is_one_line(name: str, batchlab: Call, tmp_path: Path) ->
         (("nothing",), "must be digits, mnist, package.module:factory or file.py:factory"),
         (("digits", "--budget", "10m"), "--budget '10m': must be samples (20000)"),
         (("digits", "--seed", "-1"), "--seed -1: must be a whole number"),
-        (("digits", "--device", "tpu"), "--device 'tpu': choose from cpu, cuda"),
+        (("digits", "--device", "tpu"), "--device: unknown 'tpu'; choose from cpu, cuda"),
         (("digits", "--budget", "64"), "must be at least 16 steps (128 samples)"),
     ],
 )

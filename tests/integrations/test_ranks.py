@@ -1,6 +1,7 @@
 """A watched data parallel loop in two processes: each rank is a part, the same on both."""
 
 import multiprocessing
+import os
 import socket
 from multiprocessing.queues import SimpleQueue
 
@@ -37,7 +38,9 @@ def work(rank: int, port: int, told: "SimpleQueue[tuple[float, float, int, str]]
         said = str(error)
     estimate = watch.compute().estimate
     told.put((estimate.trace.effect, estimate.square.effect, estimate.steps, said))
+    dist.barrier()
     dist.destroy_process_group()
+    os._exit(0)  # gloo's threads may abort an interpreter that ends while they do
 
 
 def test_two_ranks() -> None:

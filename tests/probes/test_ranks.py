@@ -1,6 +1,7 @@
 """Norms of data parallel ranks against the gradients of each rank's examples, in two processes."""
 
 import multiprocessing
+import os
 import socket
 from multiprocessing.queues import SimpleQueue
 
@@ -52,7 +53,9 @@ def work(rank: int, port: int, told: "SimpleQueue[tuple[int, Told]]") -> None:
     except UserError as error:
         said = str(error)
     told.put((rank, (parts.norms_2P.tolist(), parts.examples, parts.small, parts.big, said)))
+    dist.barrier()
     dist.destroy_process_group()
+    os._exit(0)  # gloo's threads may abort an interpreter that ends while they do
 
 
 def test_two_processes() -> None:
