@@ -45,7 +45,7 @@ def told(words: Sequence[object]) -> dict[str, Any]:
 def trained(out: Path) -> int:
     """Samples that a sweep has trained on, its look for a target included."""
     rows = [json.loads(line) for path in out.glob("*.jsonl") for line in path.open()]
-    return sum(row["samples"] for row in rows)
+    return round(sum(row["samples"] for row in rows))
 
 
 def over_best(rows: Sequence[dict[str, Any]], size: float) -> float:
