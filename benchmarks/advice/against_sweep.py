@@ -5,7 +5,8 @@ command on one thread, one after the other. A row a workload: the sweep's size o
 those it can't tell from it; the seeds' ranges and best sizes; the verdicts; what the recommended
 size takes over the sweep's best (the sweep's seconds, between its sizes in log-log); and the
 samples that the advice trained on over the sweep's. A seed is right where its range has the sweep's
-best size in it, or its best size takes at most 15% more.
+best size in it, or its best size takes at most 15% more; `+` stands for "or more" and counts for
+nothing.
 
     python benchmarks/advice/against_sweep.py [--workloads digits_mlp,...] [--seeds N]
                                               [--sizes LIST] [--trials N] [--out DIR]
@@ -45,7 +46,7 @@ def told(words: Sequence[object]) -> dict[str, Any]:
 def trained(out: Path) -> int:
     """Samples that a sweep has trained on, its look for a target included."""
     rows = [json.loads(line) for path in out.glob("*.jsonl") for line in path.open()]
-    return round(sum(row["samples"] for row in rows))
+    return round(sum(float(row["samples"]) for row in rows))
 
 
 def over_best(rows: Sequence[dict[str, Any]], size: float) -> float:
@@ -74,7 +75,7 @@ def row(name: str, seeds: int, sizes: str, trials: int, out: Path) -> dict[str, 
         if (use := advice["recommended"]) is None:
             ranges.append("can't tell")
             continue
-        ranges.append(f"{use['low']}-{use['high']}")
+        ranges.append(f"{use['low']}-{use['high']}{'+' * use['or_more']}")
         bests.append(use["best"])
         over.append(over_best(swept["rows"], use["best"]))
         right += use["low"] <= fastest[0] <= use["high"] or over[-1] <= WITHIN

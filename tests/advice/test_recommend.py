@@ -60,6 +60,7 @@ def test_untested_but_without_a_matter() -> None:
     assert told.choice is not None
     assert told.choice.high == SIZES[-1]
     assert "no larger size than 2048 was timed" in told.reason
+    assert told.open
 
 
 def test_where_they_disagree_the_branches_are_followed() -> None:
@@ -68,6 +69,7 @@ def test_where_they_disagree_the_branches_are_followed() -> None:
     assert told.source == "branches"
     assert told.choice is not None
     assert told.choice.low <= (64 * 40) ** 0.5 <= told.choice.high
+    assert not told.open
     alone = recommend(about(4000, 1.2), 16, about(100), machine(floor=64))
     assert alone.prediction.rows[0].steps.effect != told.prediction.rows[0].steps.effect
 
@@ -89,3 +91,4 @@ def test_a_tested_answer_stays_near_what_was_tested() -> None:
     assert min(sizes) == 16 / REACH
     assert told.choice is not None
     assert "too far from those tested" in told.reason
+    assert told.open

@@ -58,14 +58,18 @@ class Advice:
 
     @property
     def recommended(self) -> dict[str, Any] | None:
-        """Smallest, best and largest size to take and the rates that go with them, or None."""
+        """Smallest, best and largest size to take and the rates that go with them, or None.
+
+        `or_more`: no larger size could be judged; it may be as good, or better.
+        """
         choice = self.recommendation.choice
         if choice is None:
             return None
         told = {"low": choice.low, "best": choice.best, "high": choice.high}
         return {k: round(v) for k, v in told.items()} | {
+            "or_more": self.recommendation.open,
             "learning_rate_rule": self.rule.json(choice.low, choice.best, choice.high)
-            | {"best_of_those_tried": self.rates_tried}
+            | {"best_of_those_tried": self.rates_tried},
         }
 
     @property
@@ -207,9 +211,10 @@ class Advice:
         choice = self.recommendation.choice
         if choice is None:
             return f"{self.name}: can't tell which batch size is best"
+        more = " or more" if self.recommendation.open else ""
         if choice.low == choice.high:
-            return f"{self.name}: use a batch size of {choice.best:g}"
-        sizes = f"{choice.low:g} to {choice.high:g}, best {choice.best:g}"
+            return f"{self.name}: use a batch size of {choice.best:g}{more}"
+        sizes = f"{choice.low:g} to {choice.high:g}{more}, best {choice.best:g}"
         return f"{self.name}: use a batch size of {sizes}"
 
     @property

@@ -7,7 +7,7 @@ scale within their margin.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Literal
 
@@ -43,6 +43,11 @@ class Recommendation:
     reason: str
     seconds_over: Interval | None
     samples_over: Interval | None
+
+    @property
+    def open(self) -> bool:
+        """Whether the range ends where sizes can be judged no further: more may be as good."""
+        return self.choice is not None and self.choice.high == self.prediction.rows[-1].batch_size
 
 
 def recommend(
@@ -107,13 +112,16 @@ def _of(
     choice = told.time
     over = [None, None] if choice is None else _over(steps, throughput, choice.best)
     reason = told.time_reason
-    if choice is not None and choice.high == throughput.size_J[-1]:
-        reason += f"; no larger size than {choice.high:g} was timed"
-    elif choice is not None and sizes and choice.high == sizes[-1]:
-        reason += f"; sizes beyond {choice.high:g} are too far from those tested to tell"
-    return Recommendation(
+    answer = Recommendation(
         choice, told, source, steps.critical, tested, condition, reason, over[0], over[1]
     )
+    if not answer.open:
+        return answer
+    last = told.rows[-1].batch_size
+    why = f"sizes beyond {last:g} are too far from those tested to tell"
+    if last == throughput.size_J[-1]:
+        why = f"no larger size than {last:g} was timed"
+    return replace(answer, reason=f"{reason}; {why}")
 
 
 def _over(steps: Anchored, throughput: Throughput, size: float) -> list[Interval | None]:
