@@ -8,13 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchlab.laboratory import Request
+from batchlab.lockstep import chains, estimate
 from batchlab.plan import (
     Plan,
     Points,
     Stretch,
-    chains,
     epochs,
-    estimate,
     make_plan,
     points,
     trajectory,

@@ -1,4 +1,7 @@
-"""Which pieces of a plan are done side by side, as one job. Pure functions."""
+"""Which pieces of a plan are done side by side, as one job; and the time all jobs take together.
+
+Pure functions.
+"""
 
 from collections.abc import Callable, Sequence
 from math import ceil
@@ -48,6 +51,21 @@ def groups(
                         made.append(group)
         todo = left
     return tuple(made)
+
+
+def chains(costs: Sequence[float], after: Sequence[int | None]) -> list[float]:
+    """For each piece its cost and that of the longest chain of pieces that waits for it."""
+    longest = list(costs)
+    for index in reversed(range(len(costs))):
+        other = after[index]
+        if other is not None:
+            longest[other] = max(longest[other], costs[other] + longest[index])
+    return longest
+
+
+def estimate(costs: Sequence[float], after: Sequence[int | None], workers: int) -> float:
+    """Time until all is done: the work over the workers, but never less than a chain takes."""
+    return max([sum(costs) / workers, *chains(costs, after)])
 
 
 def shape(spec: TrainSpec) -> TrainSpec:

@@ -361,21 +361,6 @@ def _stretches(
     return stretches
 
 
-def chains(costs: Sequence[float], after: Sequence[int | None]) -> list[float]:
-    """For each piece its cost and that of the longest chain of pieces that waits for it."""
-    longest = list(costs)
-    for index in reversed(range(len(costs))):
-        other = after[index]
-        if other is not None:
-            longest[other] = max(longest[other], costs[other] + longest[index])
-    return longest
-
-
-def estimate(costs: Sequence[float], after: Sequence[int | None], workers: int) -> float:
-    """Time until all is done: the work over the workers, but never less than a chain takes."""
-    return max([sum(costs) / workers, *chains(costs, after)])
-
-
 def _family(spec: TrainSpec) -> TrainSpec:
     """What runs must agree in to share a start, whatever their schedules and cadences."""
     update = {"schedule": (), "cadence": Cadence()}

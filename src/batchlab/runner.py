@@ -15,8 +15,8 @@ from batchlab.engine.replicas import can_stack
 from batchlab.engine.train import ignore
 from batchlab.gate import Gate
 from batchlab.jobs import Job, Site, execute, kept_ends, under_way_key
-from batchlab.lockstep import Group, groups
-from batchlab.plan import Plan, Stretch, chains, estimate, make_plan
+from batchlab.lockstep import Group, chains, estimate, groups
+from batchlab.plan import Plan, Stretch, make_plan
 from batchlab.spec import Spec, TrainSpec, TrialsSpec, UserError, check_matmul
 from batchlab.store.claims import Claims
 from batchlab.store.database import Store
