@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from batchlab.probes import noise_scale
+from batchlab.probes import blocks
 from batchlab.probes.noise_scale import NoiseStatistics
 from batchlab.probes.parts import Parts, parts, unbiased
 from batchlab.record import ALL
@@ -111,11 +111,11 @@ def test_merge_blocks_and_total(monkeypatch: pytest.MonkeyPatch) -> None:
     together = NoiseStatistics(["a", "b"])
     for step in steps(7):
         together.update(step)
-    monkeypatch.setattr(noise_scale, "BLOCK", 2)
+    monkeypatch.setattr(blocks, "BLOCK", 2)
     first, second = NoiseStatistics(["a", "b"]), NoiseStatistics(["a", "b"])
     for k, step in enumerate(steps(7)):
         (first if k < 3 else second).update(step)
-    assert len(first._pending) == 1
+    assert len(first._norms._pending) == 1
     first.merge(second)
     series = first.compute()
     for name, expected in together.compute().items():

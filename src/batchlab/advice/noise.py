@@ -15,12 +15,11 @@ from batchlab.engine.general import GeneralRun, Micro
 from batchlab.probes.noise_scale import NoiseStatistics
 from batchlab.probes.parts import parts
 from batchlab.probes.per_example import PerExampleNorms, unsupported
-from batchlab.probes.preconditioner import metric_roots
+from batchlab.probes.preconditioner import ADAPTIVE, metric_roots
 from batchlab.record import NoiseSeries
 from batchlab.spec import UserError
 
 CHUNKS = 8  # of a batch; with fewer, tau is poor, and with more the passes get slow
-METRICS = (torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Adagrad)
 
 
 class NoiseAlong:
@@ -40,7 +39,7 @@ class NoiseAlong:
         self._run = run
         self._micro_batch = run.settings.micro_batch  # of steps that are not measured
         whole = (self._micro_batch or size) >= size
-        self._preconditioned = isinstance(run.optimizer, METRICS)
+        self._preconditioned = isinstance(run.optimizer, ADAPTIVE)
         names = {id(p): name for name, p in run.model.named_parameters()}
         self._names = tuple(names[id(p)] for p in run.parameters)
         self._norms: PerExampleNorms | None = None

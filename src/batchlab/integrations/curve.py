@@ -7,12 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from batchlab.probes.blocks import Blocks, Floats
 from batchlab.record import ALL, BIASES, WEIGHTS, Reading
-
-Floats = NDArray[np.float64]
-BLOCK = 256  # steps that stay on the device before they come to the host together
 
 
 class Curve:
@@ -24,15 +21,12 @@ class Curve:
         self._names = tuple(names)
         self._is_weight_P = np.array(dimensions) >= 2
         self._steps: list[int] = []
-        self._pending: list[torch.Tensor] = []
-        self._there: list[Floats] = []  # (steps, P) each
+        self._norms = Blocks()  # (P) a step
 
     def update(self, step: int, norms_P: torch.Tensor) -> None:
-        """Take in one step's norms; no host-device sync but once in `BLOCK` steps."""
+        """Take in one step's norms, without waiting for the device."""
         self._steps.append(step)
-        self._pending.append(norms_P)
-        if len(self._pending) == BLOCK:
-            self._fetch()
+        self._norms.add(norms_P)
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -42,8 +36,9 @@ class Curve:
     @property
     def values(self) -> dict[str, Floats]:
         """The measured values by name (S)."""
-        self._fetch()
-        norm_SP = np.concatenate(self._there or [np.zeros((0, len(self._names)))])
+        norm_SP = self._norms.array()
+        if norm_SP is None:
+            norm_SP = np.zeros((0, len(self._names)))
         told = {ALL: np.ones(len(self._names), bool), WEIGHTS: self._is_weight_P}
         told[BIASES] = ~self._is_weight_P
         totals = {n: np.linalg.norm(norm_SP[:, of], axis=1) for n, of in told.items() if of.any()}
@@ -60,8 +55,3 @@ class Curve:
             return f"{self.name}: no step was measured"
         last = self.values[ALL][-1]
         return f"{self.name} {last:.4g} at step {self._steps[-1]} ({len(self._steps)} measured)"
-
-    def _fetch(self) -> None:
-        if self._pending:
-            self._there.append(torch.stack(self._pending).double().cpu().numpy())
-            self._pending.clear()

@@ -11,12 +11,10 @@ The trainer clips gradients before a callback can see them, which is undone. Its
 equally here; where it weighs them by their tokens, that is so as far as these are as many.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 from batchlab.integrations.base import flat
-from batchlab.integrations.noise_report import NoiseReport
-from batchlab.integrations.plain import NoiseScale
-from batchlab.integrations.sources import Reduction
+from batchlab.integrations.callback import NoiseCallback
 from batchlab.spec import UserError
 
 try:
@@ -26,30 +24,12 @@ except ModuleNotFoundError:
     raise UserError("transformers is not there: pip install batchlab[hf]") from None
 
 
-class NoiseScaleCallback(TrainerCallback):
+class NoiseScaleCallback(NoiseCallback, TrainerCallback):
     """Values appear in the trainer's logs; the options are `NoiseScale`'s."""
-
-    def __init__(
-        self,
-        *,
-        every: int = 1,
-        by_layer: bool = False,
-        reduction: Reduction = "mean",
-        metric: Literal["plain", "optimizer"] = "plain",
-    ) -> None:
-        self._every, self._by_layer = every, by_layer
-        self._reduction, self._metric = reduction, metric
-        self._watch: NoiseScale | None = None
 
     def add_to(self, trainer: Trainer) -> None:
         """Add it before the trainer's other callbacks, so that its loggers see the values."""
         trainer.callback_handler.callbacks.insert(0, self)
-
-    def compute(self, last: int | None = None) -> NoiseReport:
-        """As `NoiseScale.compute`."""
-        if self._watch is None:
-            raise ValueError("no step was measured")
-        return self._watch.compute(last)
 
     def on_train_begin(
         self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -62,14 +42,10 @@ class NoiseScaleCallback(TrainerCallback):
         if args.torch_compile:
             raise UserError("torch_compile=True hides micro-batches: train without it to measure")
         optimizer = kwargs["optimizer"]
-        self._watch = NoiseScale(
+        self._begin(
             kwargs["model"],
             getattr(optimizer, "optimizer", optimizer),
-            every=self._every,
-            by_layer=self._by_layer,
-            reduction=self._reduction,
-            metric=self._metric,
-            scaler=getattr(optimizer, "scaler", None),
+            getattr(optimizer, "scaler", None),
             clipped=True,
         )
 
@@ -98,5 +74,4 @@ class NoiseScaleCallback(TrainerCallback):
         self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Take the hooks off."""
-        if self._watch is not None:
-            self._watch.remove()
+        self._end()

@@ -5,12 +5,11 @@ gradient scaler are known to the trainer and taken into account; values go throu
 trainer's loggers, every `log_every_n_steps`.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 from batchlab.integrations.base import flat
-from batchlab.integrations.noise_report import NoiseReport
-from batchlab.integrations.plain import NoiseScale
-from batchlab.integrations.sources import Reduction, first_dimension
+from batchlab.integrations.callback import NoiseCallback
+from batchlab.integrations.sources import first_dimension
 from batchlab.spec import UserError
 
 try:
@@ -20,26 +19,8 @@ except ModuleNotFoundError:
     raise UserError("Lightning is not there: pip install batchlab[lightning]") from None
 
 
-class NoiseScaleCallback(Callback):
+class NoiseScaleCallback(NoiseCallback, Callback):
     """`compute` gives the report, while training and after; the options are `NoiseScale`'s."""
-
-    def __init__(
-        self,
-        *,
-        every: int = 1,
-        by_layer: bool = False,
-        reduction: Reduction = "mean",
-        metric: Literal["plain", "optimizer"] = "plain",
-    ) -> None:
-        self._every, self._by_layer = every, by_layer
-        self._reduction, self._metric = reduction, metric
-        self._watch: NoiseScale | None = None
-
-    def compute(self, last: int | None = None) -> NoiseReport:
-        """As `NoiseScale.compute`."""
-        if self._watch is None:
-            raise ValueError("no step was measured")
-        return self._watch.compute(last)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the hooks on."""
@@ -52,15 +33,8 @@ class NoiseScaleCallback(Callback):
         if len(trainer.optimizers) != 1:
             raise UserError(f"one optimizer is needed, not {len(trainer.optimizers)}")
         assert trainer.model is not None
-        self._watch = NoiseScale(
-            trainer.model,
-            trainer.optimizers[0],
-            every=self._every,
-            by_layer=self._by_layer,
-            reduction=self._reduction,
-            metric=self._metric,
-            scaler=getattr(trainer.precision_plugin, "scaler", None),
-        )
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        self._begin(trainer.model, trainer.optimizers[0], scaler)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -83,18 +57,14 @@ class NoiseScaleCallback(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the hooks off, after an error too."""
-        self._remove()
+        self._end()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the hooks off."""
-        self._remove()
+        self._end()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Take the hooks off."""
-        self._remove()
-
-    def _remove(self) -> None:
-        if self._watch is not None:
-            self._watch.remove()
+        self._end()

@@ -26,6 +26,7 @@ from batchlab.integrations.curve import Curve
 from batchlab.integrations.noise_report import NoiseReport
 from batchlab.integrations.sources import Divided, MicroBatches, Reduction, Source, source
 from batchlab.integrations.witness import Witness
+from batchlab.probes.hooks import trained
 from batchlab.probes.noise_scale import NoiseStatistics
 from batchlab.probes.parts import Parts
 from batchlab.probes.squares import wide
@@ -169,8 +170,9 @@ class GradientNorm(Watch):
 
     def __init__(self, model: nn.Module, *, every: int = 1) -> None:
         super().__init__(every)
-        self._parameters, names = _trained(model)
-        self._curve = Curve("gradient_norm", names, [p.ndim for p in self._parameters])
+        own = trained(model)
+        self._parameters: list[Tensor] = list(own.values())
+        self._curve = Curve("gradient_norm", tuple(own), [p.ndim for p in self._parameters])
 
     def compute(self) -> Curve:
         """The norms of all measured steps."""
@@ -198,9 +200,10 @@ class Distance(Watch):
 
     def __init__(self, model: nn.Module, *, every: int = 1) -> None:
         super().__init__(every)
-        self._parameters, names = _trained(model)
+        own = trained(model)
+        self._parameters: list[Tensor] = list(own.values())
         self._begun = [p.detach().clone() for p in self._parameters]
-        self._curve = Curve("distance", names, [p.ndim for p in self._parameters])
+        self._curve = Curve("distance", tuple(own), [p.ndim for p in self._parameters])
 
     def compute(self) -> Curve:
         """The distances of all measured steps."""
@@ -224,13 +227,6 @@ def _norms(tensors: Sequence[Tensor]) -> Tensor:
     """Euclidean norms (P), in single precision at least."""
     with torch.no_grad():
         return torch.stack(torch._foreach_norm([wide(t) for t in tensors]))
-
-
-def _trained(model: nn.Module) -> tuple[list[Tensor], tuple[str, ...]]:
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if not trained:
-        raise UserError("the model has no parameter that is trained")
-    return list(trained.values()), tuple(trained)
 
 
 def _last(series: NoiseSeries, last: int | None) -> NoiseSeries:

@@ -5,6 +5,7 @@ backward passes go by. `take` gives a step's `Parts`, or None where this step ca
 one example, accumulation that an epoch's end cut to one micro-batch).
 """
 
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 import torch
@@ -13,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from batchlab.probes.chunks import ChunkNorms
+from batchlab.probes.hooks import Hooks
 from batchlab.probes.parts import Parts
 from batchlab.probes.per_example import PerExampleNorms, unsupported
 from batchlab.probes.preconditioner import metric_roots
@@ -97,7 +98,7 @@ class MicroBatches:
         self._examples: list[int] = []  # of the model's calls since the last backward pass
         self._told_by_loop = False
         self._ready = False  # whether some step was in two micro-batches
-        self._handle: RemovableHandle | None = None
+        self._calls = _calls(model, self._called)
         self.active = True
 
     @property
@@ -107,12 +108,7 @@ class MicroBatches:
 
     @active.setter
     def active(self, wanted: bool) -> None:
-        self._norms.active = wanted
-        if wanted and self._handle is None:
-            self._handle = self._model.register_forward_pre_hook(self._called, with_kwargs=True)
-        elif not wanted and self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        self._norms.active = self._calls.on = wanted
 
     def take(self, reduction: Reduction, divided: Divided) -> Parts | None:
         """As `Source.take`; raises `UserError` where the first step is in one micro-batch."""
@@ -146,9 +142,9 @@ class MicroBatches:
         if self.active:
             self._begin(examples)
 
-    def _called(self, _: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        if not self._told_by_loop and _trains():
-            self._begin(first_dimension([*args, *kwargs.values()]))
+    def _called(self, examples: int) -> None:
+        if not self._told_by_loop:
+            self._begin(examples)
 
     def _begin(self, examples: int) -> None:
         if self._norms.reached:
@@ -176,9 +172,8 @@ class Ranks:
     def __init__(self, model: DistributedDataParallel) -> None:
         self._norms = RankNorms(model)
         self.names = self._norms.names
-        self._calls: list[int] = []  # examples of each of the model's calls in this step
-        self._model = model
-        self._handle: RemovableHandle | None = None
+        self._examples: list[int] = []  # of each of the model's calls in this step
+        self._calls = _calls(model, self._examples.append)
         self.active = True
 
     @property
@@ -188,16 +183,12 @@ class Ranks:
 
     @active.setter
     def active(self, wanted: bool) -> None:
-        self._norms.active = wanted
-        if wanted and self._handle is None:
-            self._handle = self._model.register_forward_pre_hook(self._called, with_kwargs=True)
-        elif not wanted and self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        self._norms.active = self._calls.on = wanted
 
     def take(self, reduction: Reduction, divided: Divided) -> Parts | None:
         """As `Source.take`, on every rank."""
-        calls, self._calls = self._calls, []
+        calls = self._examples.copy()
+        self._examples.clear()
         if not calls:
             raise UserError("the model was not called: step after its backward pass")
         scale = float(sum(calls)) if reduction == "sum" else float(len(calls))
@@ -210,10 +201,6 @@ class Ranks:
         """Stop looking; DDP has no way to take a communication hook off again."""
         self.active = False
 
-    def _called(self, _: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        if _trains():
-            self._calls.append(first_dimension([*args, *kwargs.values()]))
-
 
 def source(model: nn.Module, metric_of: Optimizer | None = None) -> Source:
     """The finest source that the model allows; raises `UserError` where there is none."""
@@ -221,8 +208,6 @@ def source(model: nn.Module, metric_of: Optimizer | None = None) -> Source:
         if metric_of is not None:
             raise UserError("data parallel ranks have no optimizer's metric: metric='plain'")
         return Ranks(model)
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        raise UserError("several ranks: watch the DistributedDataParallel model, not its module")
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         raise UserError("several ranks: watch the DistributedDataParallel model, not its module")
     if metric_of is not None:
@@ -237,6 +222,16 @@ def source(model: nn.Module, metric_of: Optimizer | None = None) -> Source:
     name, why = next(iter(problems.items()))
     more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
     return MicroBatches(model, f" ({name or 'the model'}: {why}{more})")
+
+
+def _calls(model: nn.Module, called: Callable[[int], object]) -> Hooks:
+    """`called` hears of the examples of each of the model's calls in training."""
+
+    def before(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        if _trains():
+            called(first_dimension([*args, *kwargs.values()]))
+
+    return Hooks(lambda: [model.register_forward_pre_hook(before, with_kwargs=True)])
 
 
 def _trains() -> bool:

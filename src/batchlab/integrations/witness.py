@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from batchlab.probes.hooks import Hooks, trained
 from batchlab.probes.squares import wide
 from batchlab.spec import UserError
 
@@ -16,26 +17,19 @@ class Witness:
     """The last trained parameter of a model: mostly a head's, which every pass reaches."""
 
     def __init__(self, model: nn.Module) -> None:
-        trained = [p for p in model.parameters() if p.requires_grad]
-        if not trained:
-            raise UserError("the model has no parameter that is trained")
-        self._parameter = trained[-1]
+        self._parameter = list(trained(model).values())[-1]
         self._seen: Tensor | None = None
-        self._handle: RemovableHandle | None = None
+        self._hooks = Hooks(self._attach)
         self.active = True
 
     @property
     def active(self) -> bool:
         """Whether the parameter has its hook."""
-        return self._handle is not None
+        return self._hooks.on
 
     @active.setter
     def active(self, wanted: bool) -> None:
-        if wanted and self._handle is None:
-            self._handle = self._parameter.register_post_accumulate_grad_hook(self._accumulated)
-        elif not wanted and self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        self._hooks.on = wanted
 
     def left(self) -> Tensor:
         """The factor by which the gradient was multiplied since; not finite where it is zero."""
@@ -44,6 +38,9 @@ class Witness:
             raise UserError("the last parameter has no gradient: clipped=True needs one")
         told: Tensor = torch.linalg.vector_norm(wide(now)) / seen
         return told
+
+    def _attach(self) -> list[RemovableHandle]:
+        return [self._parameter.register_post_accumulate_grad_hook(self._accumulated)]
 
     def _accumulated(self, parameter: Tensor) -> None:
         assert parameter.grad is not None

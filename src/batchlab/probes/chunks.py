@@ -14,8 +14,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
+from batchlab.probes.hooks import Hooks, trained
 from batchlab.probes.parts import Parts, parts
 from batchlab.probes.squares import wide
 from batchlab.spec import UserError
@@ -43,33 +43,29 @@ class ChunkNorms:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        if not trained:
-            raise UserError("the model has no parameter that is trained")
-        self.names = tuple(trained)
+        own = trained(model)
+        self.names = tuple(own)
         self.roots: Mapping[str, Tensor] | None = None
-        self._parameters = list(trained.values())
+        self._parameters = list(own.values())
         self._open: dict[int, Tensor] = {}
         self._unclosed = False  # a parameter was reached twice since the last close
         self._norms: list[Tensor] = []  # (P) of each chunk
         self._sizes: list[int] = []
-        self._handles: list[RemovableHandle] = []
+        self._hooks = Hooks(
+            lambda: (
+                p.register_hook(partial(self._backward, k)) for k, p in enumerate(self._parameters)
+            )
+        )
         self.active = True
 
     @property
     def active(self) -> bool:
         """Whether the parameters have their hooks; set it between steps."""
-        return bool(self._handles)
+        return self._hooks.on
 
     @active.setter
     def active(self, wanted: bool) -> None:
-        if wanted and not self._handles:
-            self._handles = [
-                p.register_hook(partial(self._backward, k)) for k, p in enumerate(self._parameters)
-            ]
-        elif not wanted:
-            while self._handles:
-                self._handles.pop().remove()
+        self._hooks.on = wanted
 
     @property
     def sizes(self) -> tuple[int, ...]:

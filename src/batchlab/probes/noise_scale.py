@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
-import torch
 
+from batchlab.probes.blocks import Blocks
 from batchlab.probes.parts import Parts, unbiased
 from batchlab.record import ALL, NoiseSeries
 from batchlab.spec import UserError
-
-BLOCK = 256  # steps that stay on the device before they come to the host together
 
 
 class NoiseStatistics:
@@ -27,37 +25,32 @@ class NoiseStatistics:
         """`names` are those of the parameters, in the order in which norms are given."""
         self._names = tuple(names)
         self.population = population
-        self._pending: list[torch.Tensor] = []
-        self._norms: list[np.ndarray] = []  # (steps, 2, P) each
+        self._norms = Blocks()  # (2, P) a step
         self._sizes: list[tuple[int, float, float]] = []
 
     def update(self, step: Parts) -> None:
-        """Take in one step's batch; no host-device sync but once in `BLOCK` steps."""
+        """Take in one step's batch, without waiting for the device."""
         if step.norms_2P.shape != (2, len(self._names)):
             raise UserError(
                 f"norms of {len(self._names)} parameters are needed, not of shape "
                 f"{tuple(step.norms_2P.shape)}"
             )
-        self._pending.append(step.norms_2P.detach())
+        self._norms.add(step.norms_2P)
         self._sizes.append((step.examples, step.small, step.big))
-        if len(self._pending) == BLOCK:
-            self._fetch()
 
     def merge(self, other: Self) -> None:
         """Append the steps of another accumulator of the same parameters."""
         if other._names != self._names or other.population != self.population:
             raise UserError("only accumulators of the same parameters and population merge")
-        self._fetch()
-        other._fetch()
-        self._norms += other._norms
+        self._norms.append(other._norms)
         self._sizes += other._sizes
 
     def compute(self) -> dict[str, NoiseSeries]:
         """The series of each parameter and of `all`; raises `ValueError` where nothing was seen."""
-        self._fetch()
-        if not self._norms:
+        norm_S2P = self._norms.array()
+        if norm_S2P is None:
             raise ValueError("no step was seen")
-        square_S2P = np.concatenate(self._norms) ** 2
+        square_S2P = norm_S2P**2
         finite_S = np.isfinite(square_S2P).all(axis=(1, 2))
         square_S2P = square_S2P[finite_S]
         sizes_S3 = np.array(self._sizes, dtype=np.float64)[finite_S]
@@ -79,10 +72,5 @@ class NoiseStatistics:
     @property
     def skipped(self) -> int:
         """How many steps had a gradient that was not finite."""
-        self._fetch()
-        return sum(int((~np.isfinite(n).all(axis=(1, 2))).sum()) for n in self._norms)
-
-    def _fetch(self) -> None:
-        if self._pending:
-            self._norms.append(torch.stack(self._pending).double().cpu().numpy())
-            self._pending.clear()
+        norm_S2P = self._norms.array()
+        return 0 if norm_S2P is None else int((~np.isfinite(norm_S2P).all(axis=(1, 2))).sum())

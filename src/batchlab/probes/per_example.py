@@ -19,8 +19,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.hooks import RemovableHandle
 
+from batchlab.probes.hooks import Hooks
 from batchlab.probes.layers import LAYERS, Norms
 from batchlab.probes.parts import Parts
 from batchlab.spec import UserError
@@ -98,25 +98,22 @@ class PerExampleNorms:
             f"{layer.name}.{k}".lstrip(".") for layer in self._layers for k in layer.parameters
         )
         self._parameters = [p for layer in self._layers for p in layer.parameters.values()]
-        self._handles: list[RemovableHandle] = []
+        self._hooks = Hooks(
+            lambda: (
+                layer.module.register_forward_hook(partial(self._forward, layer))
+                for layer in self._layers
+            )
+        )
         self.active = True
 
     @property
     def active(self) -> bool:
         """Whether the model has its hooks."""
-        return self._active
+        return self._hooks.on
 
     @active.setter
     def active(self, wanted: bool) -> None:
-        self._active = wanted  # also asked by hooks in a graph that has not gone backward yet
-        if wanted and not self._handles:
-            self._handles = [
-                layer.module.register_forward_hook(partial(self._forward, layer))
-                for layer in self._layers
-            ]
-        elif not wanted:
-            while self._handles:
-                self._handles.pop().remove()
+        self._hooks.on = wanted
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -209,7 +206,8 @@ class PerExampleNorms:
             kept.register_hook(partial(self._backward, layer, args[0], z.shape))
 
     def _backward(self, layer: _Layer, a: Tensor, shape: torch.Size, d: Tensor) -> None:
-        if not self._active or len(shape) < 2:
+        # A graph may go backward after the hooks were taken off.
+        if not self._hooks.on or len(shape) < 2:
             return
         if torch.is_grad_enabled():  # a graph of the backward pass itself was asked for
             a, d = a.detach(), d.detach()

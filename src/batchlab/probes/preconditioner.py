@@ -25,6 +25,8 @@ from torch.optim.adagrad import Adagrad
 
 from batchlab.spec import UserError
 
+ADAPTIVE = (Adam, AdamW, RMSprop, Adagrad)  # whose metric is known
+
 
 def metric_roots(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """D^(1/2) of every trained parameter, by name, in the parameter's shape; it costs their memory.
@@ -59,7 +61,7 @@ def _root(optimizer: Optimizer, group: dict[str, object], p: Tensor) -> Tensor:
             square = square - state["grad_avg"] ** 2
     elif isinstance(optimizer, Adagrad) and "sum" in state:
         square, correction = state["sum"], 1.0
-    elif isinstance(optimizer, Adam | AdamW | RMSprop | Adagrad):
+    elif isinstance(optimizer, ADAPTIVE):
         raise UserError("the optimizer has made no step yet: measure its metric after the first")
     else:
         raise UserError(

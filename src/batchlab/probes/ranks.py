@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from batchlab.probes.hooks import trained
 from batchlab.probes.parts import Parts, effective
 from batchlab.probes.squares import wide
 from batchlab.spec import UserError
@@ -36,10 +37,10 @@ class RankNorms:
         self._ranks = dist.get_world_size(self._group)
         if self._ranks < 2:
             raise UserError("one rank is the whole batch: use per-example norms or chunks instead")
-        trained = {n: p for n, p in model.module.named_parameters() if p.requires_grad}
-        self.names = tuple(trained)
+        own = trained(model.module)
+        self.names = tuple(own)
         self.active = True
-        self._parameters = list(trained.values())
+        self._parameters = list(own.values())
         self._place = {id(p): k for k, p in enumerate(self._parameters)}
         self._own: dict[int, Tensor] = {}
         self._hook = hook

@@ -1,0 +1,41 @@
+"""Rows of numbers that come to the host many at a time, so that no step waits for the device.
+
+Shapes: S steps.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+BLOCK = 256  # steps that stay on the device before they come to the host together
+
+
+class Blocks:
+    """One tensor a step, all of one shape; as float64 on the host once they are asked for."""
+
+    def __init__(self) -> None:
+        self._pending: list[torch.Tensor] = []
+        self._there: list[Floats] = []  # (steps, ...) each
+
+    def add(self, row: torch.Tensor) -> None:
+        """Take in one step's; no host-device sync but once in `BLOCK` steps."""
+        self._pending.append(row.detach())
+        if len(self._pending) == BLOCK:
+            self._fetch()
+
+    def append(self, other: "Blocks") -> None:
+        """The steps of another after one's own."""
+        self._fetch()
+        other._fetch()
+        self._there += other._there
+
+    def array(self) -> Floats | None:
+        """All steps (S, ...); `None` where there are none."""
+        self._fetch()
+        return np.concatenate(self._there) if self._there else None
+
+    def _fetch(self) -> None:
+        if self._pending:
+            self._there.append(torch.stack(self._pending).double().cpu().numpy())
+            self._pending.clear()
