@@ -29,6 +29,7 @@ from batchlab.options import (
     Workers,
     Workload,
     check_device,
+    check_seed,
 )
 from batchlab.printing import say_findings, say_json, say_rows
 from batchlab.progress import Live
@@ -106,6 +107,7 @@ def reproduce(
 ) -> None:
     """Run the article's studies and write the report; what is stored is not run again."""
     from batchlab import archive
+    from batchlab.documents import writing
     from batchlab.listing import describe, runs_frame
     from batchlab.report.page import write_report
     from batchlab.store.database import Store
@@ -124,16 +126,15 @@ def reproduce(
     if dry_run:
         _say_plan(request.specs(), store or out / "store", how, as_json)
         return
-    _writable(out)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     trained = _reproduce(request, store or out / "store", how)
     with Store(store or out / "store") as there:
         sections = archive.sections(request, there)
         rows = describe(there, [spec.key for spec in request.specs()])
         cover = archive.cover(request, scale, len(rows))
-    try:
+    with writing(out):
         page = write_report(sections, cover, runs_frame(rows), out)
-    except OSError as error:
-        raise UserError(f"--out {out}: can't be written ({error.strerror})") from None
     found = [finding for section in sections for finding in section.findings]
     seconds = round(time.monotonic() - began, 1)
     if as_json:
@@ -309,8 +310,7 @@ def _train_spec(
     steps: int | None,
 ) -> TrainSpec:
     schedule = [Phase.parse(text, optimizer) for text in phases]
-    if seed < 0 or seed >= 2**63:
-        raise UserError(f"--seed {seed}: must be a whole number from 0 to 2^63 - 1")
+    check_seed(seed)
     spec = protocol.spec(schedule, seed, Cadence.doubling(every))
     spec.check(protocol.train_samples)
     return spec if steps is None else spec.cut(steps, protocol.train_samples)
@@ -320,13 +320,6 @@ def _optimizer(name: str, momentum: float, weight_decay: float) -> Optimizer:
     one_of("--optimizer", name, OPTIMIZERS)
     settings = {"name": name, "momentum": momentum, "weight_decay": weight_decay}
     return Optimizer.model_validate(settings)
-
-
-def _writable(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out}: can't be written ({error.strerror})") from None
 
 
 def _headlines(found: list[Any]) -> list[Any]:

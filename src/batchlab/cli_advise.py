@@ -7,10 +7,9 @@ from typing import Annotated
 import typer
 
 from batchlab.backends.base import limit_threads
-from batchlab.options import DataDir, Device, Json, Seed, Threads, check_device
+from batchlab.options import DataDir, Device, Json, Seed, Threads, check_device, check_seed
 from batchlab.printing import say_json
 from batchlab.progress import Live
-from batchlab.spec import UserError
 
 MIB = 2**20
 
@@ -43,11 +42,11 @@ def advise(
     """Measure a training job, predict its best batch sizes, and with --verify test that."""
     from batchlab.advice.budget import Budget
 
-    if not 0 <= seed < 2**63:
-        raise UserError(f"--seed {seed}: must be a whole number from 0 to 2^63 - 1")
+    check_seed(seed)
     limit = Budget.parse(budget)
     from batchlab.advice.advise import advise as run
     from batchlab.advice.page import page
+    from batchlab.documents import writing
     from batchlab.report.answer import write_answer
 
     if threads is not None:
@@ -70,10 +69,8 @@ def advise(
     except KeyboardInterrupt:
         print(f"batchlab: stopped; what was measured is in {out}", file=sys.stderr)
         raise typer.Exit(130) from None
-    try:
+    with writing(out):
         written = write_answer(page(advice), out)
-    except OSError as error:
-        raise UserError(f"--out {out}: can't be written ({error.strerror})") from None
     if as_json:
         say_json(advice.json())
         print(f"report: {written}", file=sys.stderr)

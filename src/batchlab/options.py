@@ -35,3 +35,9 @@ def check_device(name: str) -> str:
         if not torch.cuda.is_available():
             raise UserError("--device cuda: PyTorch sees no GPU here; use cpu")
     return name
+
+
+def check_seed(seed: int) -> None:
+    """As specs have it, before anything heavy is imported."""
+    if not 0 <= seed < 2**63:
+        raise UserError(f"--seed {seed}: must be a whole number from 0 to 2^63 - 1")

@@ -229,7 +229,7 @@ def test_a_failed_write_leaves_what_was_there(
     def fail(*_: object) -> None:
         raise OSError("no room")
 
-    monkeypatch.setattr("batchlab.report.files.os.replace", fail)
+    monkeypatch.setattr("batchlab.documents.os.replace", fail)
     with pytest.raises(OSError, match="no room"):
         write_report([], {**sample.META, "title": "new"}, sample.RUNS, tmp_path)
     assert path.read_bytes() == before

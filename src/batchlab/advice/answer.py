@@ -12,8 +12,8 @@ from batchlab.analysis.branches import Comparison
 from batchlab.analysis.intervals import Interval
 from batchlab.analysis.noise_scale import NoiseScale, Window
 from batchlab.analysis.throughput import Throughput
+from batchlab.documents import plain
 from batchlab.engine.machine import Machine
-from batchlab.report.documents import plain
 
 
 class Cost(NamedTuple):

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from batchlab.report.documents import plain, write_json
-from batchlab.spec import UserError
+from batchlab.documents import plain, write_json, writing
 
 FILE = "advice.json"
 
@@ -17,19 +16,15 @@ class Keep:
         self._out = out
         self._document: dict[str, Any] = {"status": "running"}
         if out is not None:
-            try:
+            with writing(out):
                 out.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UserError(f"--out {out}: can't be written ({error.strerror})") from None
 
     def stage(self, name: str, value: object) -> None:
         """Add a stage, or put it in its earlier version's place."""
         self._document[name] = plain(value)
         if self._out is not None:
-            try:
+            with writing(self._out):
                 write_json(self._out / FILE, self._document)
-            except OSError as error:
-                raise UserError(f"--out {self._out}: can't be written ({error.strerror})") from None
 
     def failed(self, error: BaseException) -> None:
         """Say how it ended."""

@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
+from batchlab.documents import write
 from batchlab.record import Panel, Table
-from batchlab.report import export, palette
-from batchlab.report.files import write
+from batchlab.report import export
 from batchlab.report.specs import specs
+from batchlab.report.template import environment, render
 
 PAGE = "report.html"
 # The look of the verdicts on the laboratory's page.
@@ -40,29 +38,14 @@ def write_answer(page: Page, out: Path) -> Path:
 
     Raises `ValueError` for a panel that cannot be drawn.
     """
-    environment = Environment(
-        loader=PackageLoader("batchlab.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    # JSON text can stand inside a script element, where only `<` could end it.
-    environment.filters["script"] = lambda text: Markup(text.replace("<", r"\u003c"))
-
-    def inlined(name: str) -> Markup:
-        source, _, _ = environment.loader.get_source(environment, name)  # type: ignore[union-attr]
-        return Markup(source)
-
-    text = environment.get_template("advice.html.j2").render(
+    text = render(
+        environment(),
+        "advice.html.j2",
+        export.library(),
+        title=page.title,
         page=page,
         look=LOOKS[page.tested],
         drawn={panel.id: specs(panel) for panel in page.panels},
-        light=Markup(palette.css(palette.LIGHT)),
-        dark=Markup(palette.css(palette.DARK)),
-        css=inlined("report.css"),
-        js=inlined("report.js"),
-        library=Markup(export.library()),
     )
     out.mkdir(parents=True, exist_ok=True)
     write(out / PAGE, text)

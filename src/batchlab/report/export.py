@@ -18,7 +18,7 @@ from pathlib import Path
 
 import vl_convert
 
-from batchlab.report.files import write
+from batchlab.documents import write
 
 VEGA_LITE = "6.4"
 PNG_SCALE = 2.0

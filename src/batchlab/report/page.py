@@ -8,16 +8,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
+from batchlab.documents import write, write_json
 from batchlab.record import Section
-from batchlab.report import export, palette
+from batchlab.report import export
 from batchlab.report.claims import STANDINGS, VERDICTS, claims, columns, counts, standing
-from batchlab.report.documents import write_json
-from batchlab.report.files import write
 from batchlab.report.numbers import interval, number
 from batchlab.report.specs import Specs, specs
+from batchlab.report.template import environment, render
 
 PAGE, FINDINGS, RUNS, FIGURES = "report.html", "findings.json", "runs.csv", "figures"
 MADE = "Made"  # the text of `meta` that is another every time
@@ -86,23 +84,14 @@ def _render(
     *,
     library: str,
 ) -> str:
-    environment = Environment(
-        loader=PackageLoader("batchlab.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = number
-    environment.filters["script"] = _script
-    environment.globals["interval"] = interval
-
-    def inlined(name: str) -> Markup:
-        source, _, _ = environment.loader.get_source(environment, name)  # type: ignore[union-attr]
-        return Markup(source)
-
+    made = environment()
+    made.filters["number"] = number
+    made.globals["interval"] = interval
     listed = claims(f for section in sections for f in section.findings if f.listed)
-    return environment.get_template("report.html.j2").render(
+    return render(
+        made,
+        "report.html.j2",
+        library,
         sections=[(section, claims(section.findings)) for section in sections],
         home={f.id: section for section in reversed(sections) for f in section.findings},
         listed=listed,
@@ -118,14 +107,4 @@ def _render(
         runs=runs,
         drawn=drawn,
         files={"findings": FINDINGS, "runs": RUNS, "figures": FIGURES},
-        light=Markup(palette.css(palette.LIGHT)),
-        dark=Markup(palette.css(palette.DARK)),
-        css=inlined("report.css"),
-        js=inlined("report.js"),
-        library=Markup(library),
     )
-
-
-def _script(text: str) -> Markup:
-    """JSON text that can stand inside a script element, where only `<` could end it."""
-    return Markup(text.replace("<", r"\u003c"))

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from batchlab.documents import write
 from batchlab.spec import UserError
 
 Row = dict[str, Any]
@@ -53,7 +54,5 @@ def read(path: Path) -> list[Row]:
 
 
 def write_once(path: Path, document: object) -> None:
-    """A JSON document, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(document, allow_nan=False, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    """A JSON document, whole or not at all; `ValueError` where it is not strict JSON."""
+    write(path, json.dumps(document, allow_nan=False, indent=1) + "\n")

@@ -11,6 +11,7 @@ import pandas as pd
 from batchlab.analysis import trade_off
 from batchlab.analysis.intervals import Interval, mean_interval
 from batchlab.analysis.trade_off import TradeOff
+from batchlab.documents import plain
 from batchlab.spec import UserError
 from batchlab.sweep.protocol import Protocol
 from batchlab.sweep.rows import by_rate
@@ -57,7 +58,7 @@ class Row:
             "batch_size": self.batch_size,
             "learning_rate": self.rate,
             "edge": self.edge or None,
-            **{n: interval_json(getattr(self, n)) for n in ("steps", "samples", "seconds")},
+            **{n: plain(getattr(self, n)) for n in ("steps", "samples", "seconds")},
             "seeds": self.reached + self.unreached + self.diverged,
             "reached": self.reached,
             "censored": self.unreached,
@@ -114,17 +115,9 @@ class Result:
         fit = None
         if self.fit is not None:
             misfit = self.fit.misfit
-            fit = {
-                "critical": interval_json(self.fit.critical),
-                "least_steps": interval_json(self.fit.least_steps),
-                "least_samples": interval_json(self.fit.least_samples),
-                "misfit": {
-                    "verdict": misfit.verdict,
-                    "p": _finite(misfit.p),
-                    "largest": _finite(misfit.largest),
-                    "at": _finite(misfit.size),
-                },
-            }
+            told = {n: getattr(misfit, n) for n in ("verdict", "p", "largest")}
+            fit = {n: getattr(self.fit, n) for n in ("critical", "least_steps", "least_samples")}
+            fit = plain(fit | {"misfit": told | {"at": misfit.size}})
         return {
             "rows": [row.json() for row in self.rows],
             "fit": fit,
@@ -186,12 +179,6 @@ def _over_seeds(repeats: Sequence[dict[str, Any]], name: str) -> Interval:
     return Interval(median([*values, *[inf] * short]), min(values), inf, len(values))
 
 
-def interval_json(interval: Interval) -> dict[str, Any]:
-    """An end that is not finite is None."""
-    ends = {"effect": interval.effect, "low": interval.low, "high": interval.high}
-    return {name: _finite(value) for name, value in ends.items()} | {"n": interval.n}
-
-
 def _told(interval: Interval) -> str:
     """Rounded; more than the least tried where nothing was reached; nothing where unknown."""
     if interval.effect == inf:
@@ -200,10 +187,6 @@ def _told(interval: Interval) -> str:
         return ""
     ends = "" if interval.n < 2 else f" [{interval.low:.3g}, {interval.high:.3g}]"
     return f"{interval.effect:.4g}{ends}"
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if isfinite(value) else None
 
 
 def _exp(x: float) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 from typing import Protocol as Typed
 
 from batchlab.backends.base import Backend, Interrupted
+from batchlab.documents import writing
 from batchlab.engine.draws import derived
 from batchlab.engine.settings import Settings
 from batchlab.engine.target_run import judged_by, run_to_target
@@ -126,10 +127,8 @@ def _head(
                         f"{mine[name]}; give the same, or another --out"
                     )
         return head
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out}: can't be written ({error.strerror})") from None
     target, own = asked.target, workload.given.target
 
     def report(_: int) -> None:

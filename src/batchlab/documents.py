@@ -1,14 +1,37 @@
-"""JSON that any reader takes: no NaN, no infinities, and whole or not there."""
+"""Documents on disk: there whole or not at all, as JSON that any reader takes."""
 
 import json
 import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from batchlab.report.files import write
+from batchlab.spec import UserError
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write the content beside the path, then put it in its place; `OSError` as it comes."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        beside.write_bytes(data)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """What can't be written to the directory that a user named, as one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"--out {out}: can't be written ({error.strerror})") from None
 
 
 def write_json(path: Path, document: object) -> None:
