@@ -23,7 +23,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from batchlab.analysis.intervals import LEVEL, Condition, Interval, deciding
+from batchlab.analysis.intervals import (
+    LEVEL,
+    Condition,
+    Interval,
+    deciding,
+    exponential,
+    mean_interval,
+)
 from batchlab.spec import UserError
 
 Floats = NDArray[np.float64]
@@ -160,13 +167,7 @@ def _mean(most: float, values: Sequence[float]) -> Interval | None:
         return Interval(max(most, 1.0), min(most, 1.0), inf, 1)
     if not len(there):
         return None
-    log_S = np.log(there)
-    mean = float(log_S.mean())
-    if len(there) == 1:
-        return Interval(exp(mean), 0.0, inf, 1)
-    quantile = float(stats.t.ppf(0.5 + LEVEL / 2, len(there) - 1))
-    half = quantile * float(log_S.std(ddof=1)) / sqrt(len(there))
-    return Interval(exp(mean), exp(mean - half), exp(min(mean + half, 700.0)), len(there))
+    return mean_interval(np.log(there)).map(exponential)
 
 
 def agreement(comparison: Comparison, noise: Interval) -> Condition:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import isfinite, nan, sqrt
+from math import exp, inf, isfinite, nan, sqrt
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,6 +28,11 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{self.effect:.3g} [{self.low:.3g}, {self.high:.3g}], n = {self.n}"
+
+
+def exponential(x: float) -> float:
+    """exp(x), or infinity where that is larger than any number: for `map` of a logarithm's."""
+    return exp(x) if x < 700 else inf
 
 
 def mean_interval(values: ArrayLike) -> Interval:

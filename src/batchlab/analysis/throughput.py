@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from batchlab.analysis.intervals import LEVEL, Interval
+from batchlab.analysis.intervals import LEVEL, Interval, exponential
 from batchlab.analysis.steps import Floats
 from batchlab.spec import UserError
 
@@ -92,7 +92,7 @@ class Throughput:
         part = np.interp(x, x_J, np.arange(len(x_J)))
         weight_J = np.array([1.0]) if measured else np.array([1 - part, part])
         ends = (float(weight_J @ end_J) for end_J in (y_J, y_J - half_J, y_J + half_J))
-        effect, low, high = (exp(end) if end < 700 else inf for end in ends)
+        effect, low, high = map(exponential, ends)
         return Reading(Interval(effect, low, high, int(self.count_J[near_J].min())), measured)
 
     def centre(self, sizes: Floats) -> Floats:

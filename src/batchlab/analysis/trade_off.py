@@ -14,7 +14,7 @@ Shapes: N trials, J sizes, G values of B_crit, K draws or seeds, B batch sizes a
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import exp, inf, nan
+from math import inf, nan
 from typing import Literal
 
 import numpy as np
@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from batchlab.analysis.hyperbola import EXACT, Confidence, bounds, confidence, greatest
-from batchlab.analysis.intervals import LEVEL, Interval
+from batchlab.analysis.intervals import LEVEL, Interval, exponential
 from batchlab.analysis.steps import Floats, Groups, Trials, checked, groups
 from batchlab.spec import UserError
 
@@ -129,7 +129,7 @@ class Region:
         )
         half = self._jackknife(of)
         low, high = min(float(low_G.min()), effect - half), max(float(high_G.max()), effect + half)
-        return Interval(_exp(effect), _exp(low), _exp(high), self.n)
+        return Interval(effect, low, high, self.n).map(exponential)
 
     def _jackknife(self, of: Callable[[Floats, Floats], Floats]) -> float:
         k = len(self.left_out_K2)
@@ -237,7 +237,3 @@ def _lack_of_fit(g: Groups, square: float, error: float | None) -> float:
         return nan
     ratio = square / freedom / max(g.square / g.freedom, EXACT**2)
     return float(stats.f.sf(ratio, freedom, g.freedom))
-
-
-def _exp(x: float) -> float:
-    return exp(x) if x < 700 else inf

@@ -21,6 +21,8 @@ from statistics import median
 
 import torch
 
+from batchlab.engine.timing import seconds, synchronize
+
 CAP_S = 60.0
 LEAST_S = 10.0
 SHARE = 0.2  # of the time left, spent on compiling at the most
@@ -70,7 +72,7 @@ def decide(
             warnings.simplefilter("ignore")
             compiled()
             compiled()
-            _synchronize(device)
+            synchronize(device)
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]
         return Verdict(
@@ -89,26 +91,6 @@ def decide(
     return Verdict(
         use, f"{'compiled' if use else 'eager: compiled is'} {told}", eager_s, compiled_s, compile_s
     )
-
-
-def seconds(
-    work: Pass,
-    device: torch.device,
-    times: int = 1,
-    clock: Callable[[], float] = time.perf_counter,
-) -> float:
-    """How long it takes once, of so many times in a row; the device's part included."""
-    _synchronize(device)
-    began = clock()
-    for _ in range(times):
-        work()
-    _synchronize(device)
-    return (clock() - began) / times
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _missing(device: torch.device) -> str | None:

@@ -36,7 +36,8 @@ def evaluate(model: nn.Module, workload: Prepared, data: Samples) -> Evaluation:
     """
     objective, count = workload.objective, len(data)
     size = max(1, min(ROWS, count, BYTES // max(1, data.bytes_each())))
-    with _evaluating(model), forked(workload.device):
+    with kept_modes(model), forked(workload.device):
+        model.eval()
         reseed(0, workload.device)
         while True:
             try:
@@ -63,10 +64,9 @@ def _evaluated(model: nn.Module, objective: Any, data: Samples, size: int) -> Ev
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """In eval() mode; every module's own mode is put back."""
+def kept_modes(model: nn.Module) -> Iterator[None]:
+    """Every module's own mode, training or not, is put back."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
         yield
     finally:

@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 from batchlab.engine import memory
-from batchlab.engine.compiling import seconds
 from batchlab.engine.draws import derived, epoch_order
+from batchlab.engine.evaluation import kept_modes
+from batchlab.engine.timing import seconds, synchronize
 from batchlab.spec import UserError
 from batchlab.workloads.optimizers import rebuild, set_rate
 from batchlab.workloads.prepared import Prepared
@@ -231,7 +232,7 @@ class _Bench:
             torch.cuda.reset_peak_memory_stats(self._device)
             self._pass()
             self._optimizer.step()
-            torch.cuda.synchronize(self._device)
+            synchronize(self._device)
             self._memory[size] = torch.cuda.max_memory_allocated(self._device)
             return
         self._clear()
@@ -277,17 +278,15 @@ def _lent(workload: Prepared) -> Iterator[tuple[nn.Module, torch.optim.Optimizer
     tensors = [*model.parameters(), *model.buffers()]
     kept = [t.detach().to("cpu", copy=True) for t in tensors]
     gradients = [(p, p.grad) for p in model.parameters()]
-    modes = [(m, m.training) for m in model.modules()]
     optimizer = rebuild(workload.given.optimizer, model, model)
     set_rate(optimizer, 0.0)
-    model.train()
     try:
-        yield model, optimizer
+        with kept_modes(model):
+            model.train()
+            yield model, optimizer
     finally:
         with torch.no_grad():
             for tensor, value in zip(tensors, kept, strict=True):
                 tensor.copy_(value)
         for p, gradient in gradients:
             p.grad = gradient
-        for module, mode in modes:
-            module.training = mode

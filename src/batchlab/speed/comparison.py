@@ -6,13 +6,13 @@ the same round, so what slows the machine for longer than a second cancels; a ro
 of the rounds' ratios and their smallest and largest.
 """
 
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count, cycle, islice
 from statistics import median
 from typing import Any, NamedTuple, Protocol
 
+from batchlab.engine import timing
 from batchlab.engine.data import train_samples
 from batchlab.spec import UserError, parse_sizes
 from batchlab.speed import hardware
@@ -216,11 +216,7 @@ class _Turn(NamedTuple):
 def seconds(one: Contender, steps: int, case: Case) -> float:
     """Time of so many steps from the initial point."""
     one.start()
-    hardware.synchronize(case.device)
-    began = time.perf_counter()
-    one.take(steps)
-    hardware.synchronize(case.device)
-    return time.perf_counter() - began
+    return timing.seconds(lambda: one.take(steps), case.device)
 
 
 def paced(one: Contender, case: Case, fixed: int | None = None) -> int:

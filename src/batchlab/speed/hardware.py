@@ -2,7 +2,6 @@
 
 import os
 import platform
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 
 from batchlab.backends.base import cores
 from batchlab.engine.products import product
+from batchlab.engine.timing import seconds
 from batchlab.speed.limit import FLOAT32, Rates
 
 SIDE = 1024  # rows and columns of the product that gives the rate
@@ -42,12 +42,6 @@ def _cpu() -> str:
     return named[0] if named else platform.processor() or platform.machine()
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was told to."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def measure(count: int, device: torch.device) -> Rates:
     """Rates of the hardware now, for a model of `count` parameters, with all of torch's threads.
 
@@ -67,13 +61,6 @@ def measure(count: int, device: torch.device) -> Rates:
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """The shortest time it takes."""
-    spent = []
+    """The shortest time it takes, the first apart."""
     work()
-    for _ in range(REPEATS):
-        synchronize(device)
-        began = time.perf_counter()
-        work()
-        synchronize(device)
-        spent.append(time.perf_counter() - began)
-    return min(spent)
+    return min(seconds(work, device) for _ in range(REPEATS))

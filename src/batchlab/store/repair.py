@@ -21,7 +21,7 @@ from batchlab.store.check import (
 from batchlab.store.database import FILE, Run, Store
 from batchlab.store.files import sync_directory
 from batchlab.store.owners import living
-from batchlab.store.schema import VERSION, create, rows_of
+from batchlab.store.schema import TABLES, VERSION, create, rows_of
 
 DAMAGED = "damaged"  # where the damaged files go
 PAGE_COUNT = slice(28, 32)  # in an SQLite file's header, big-endian
@@ -156,7 +156,7 @@ def _salvage(db: sqlite3.Connection, store: Store) -> list[Damage]:
         if problem is None:
             row = run_row(db, number)
             assert row is not None
-            records, trials, bins = (rows_of(db, table, number) for table in _MADE)
+            records, trials, bins = (rows_of(db, table, number) for table in TABLES)
             store.add(
                 Run(*row[:7]),
                 (Record(*values) for values in records),
@@ -176,9 +176,6 @@ def _salvage(db: sqlite3.Connection, store: Store) -> list[Damage]:
         elif text:
             dropped.append(Damage("request", str(number), problem))
     return dropped
-
-
-_MADE = ("record", "trial", "bin")
 
 
 def _last(db: sqlite3.Connection, table: str) -> int | None:

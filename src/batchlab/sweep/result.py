@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, inf, isfinite, log, nan
+from math import inf, isfinite, log, nan
 from statistics import median
 from typing import Any
 
 import pandas as pd
 
 from batchlab.analysis import trade_off
-from batchlab.analysis.intervals import Interval, mean_interval
+from batchlab.analysis.intervals import Interval, exponential, mean_interval
 from batchlab.analysis.trade_off import TradeOff
 from batchlab.documents import plain
 from batchlab.spec import UserError
@@ -172,7 +172,7 @@ def _row(size: int, repeats: Sequence[dict[str, Any]], tried: Sequence[Trial]) -
 def _over_seeds(repeats: Sequence[dict[str, Any]], name: str) -> Interval:
     values = [row[name] for row in repeats if row["outcome"] == "reached"]
     if len(values) == len(repeats):
-        return mean_interval([log(v) for v in values]).map(_exp)
+        return mean_interval([log(v) for v in values]).map(exponential)
     if not values:
         return Interval(inf, max(row[name] for row in repeats), inf, 0)
     short = len(repeats) - len(values)
@@ -187,10 +187,6 @@ def _told(interval: Interval) -> str:
         return ""
     ends = "" if interval.n < 2 else f" [{interval.low:.3g}, {interval.high:.3g}]"
     return f"{interval.effect:.4g}{ends}"
-
-
-def _exp(x: float) -> float:
-    return exp(x) if x < 700 else inf
 
 
 UNKNOWN = Interval(nan, -inf, inf, 0)
