@@ -47,22 +47,21 @@ class Costed:
     plan: Plan
     groups: tuple[Group, ...]  # what is done as one job
     costs: tuple[float, ...]  # seconds of a worker, a piece
-    seconds: float  # until all is done
+    workers: int
 
     def jobs(self) -> tuple[list[float], list[int | None]]:
         """For each group its cost, and the group it waits for."""
-        return _jobs(self.plan, self.groups, self.costs)
+        place = {index: at for at, group in enumerate(self.groups) for index in group}
+        after = [self.plan.pieces[group[0]].after for group in self.groups]
+        return (
+            [sum(self.costs[index] for index in group) for group in self.groups],
+            [None if other is None else place[other] for other in after],
+        )
 
-
-def _jobs(
-    plan: Plan, groups: Sequence[Group], costs: Sequence[float]
-) -> tuple[list[float], list[int | None]]:
-    place = {index: at for at, group in enumerate(groups) for index in group}
-    after = [plan.pieces[group[0]].after for group in groups]
-    return (
-        [sum(costs[index] for index in group) for group in groups],
-        [None if other is None else place[other] for other in after],
-    )
+    @property
+    def seconds(self) -> float:
+        """Until all is done."""
+        return estimate(*self.jobs(), self.workers)
 
 
 def prepare(
@@ -98,8 +97,7 @@ def prepare(
         costs = calibrate(plan, together, site.data_dir, site.device, backend.threads, say)
     else:
         costs = [max(LEAST_S, pace * piece.steps) for piece in plan.pieces]
-    seconds = estimate(*_jobs(plan, together, costs), backend.workers)
-    return Costed(plan, together, tuple(costs), seconds)
+    return Costed(plan, together, tuple(costs), backend.workers)
 
 
 def _stacks(stretch: Stretch, site: Site) -> bool:

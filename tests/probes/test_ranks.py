@@ -1,18 +1,13 @@
 """Norms of data parallel ranks against the gradients of each rank's examples, in two processes."""
 
-import multiprocessing
-import os
-import socket
-from multiprocessing.queues import SimpleQueue
-
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from batchlab.probes.ranks import RankNorms
 from batchlab.spec import UserError
+from tests.ranks import on_each
 
 SIZES = [5, 3]
 
@@ -35,11 +30,7 @@ def loss(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
 Told = tuple[list[list[float]], int, float, float, str]
 
 
-def work(rank: int, port: int, told: "SimpleQueue[tuple[int, Told]]") -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=len(SIZES)
-    )
+def work(rank: int) -> Told:
     parallel = DistributedDataParallel(model())
     ranks = RankNorms(parallel)
     for step in range(2):  # buckets are built anew after the first
@@ -52,25 +43,11 @@ def work(rank: int, port: int, told: "SimpleQueue[tuple[int, Told]]") -> None:
         ranks.take(SIZES)
     except UserError as error:
         said = str(error)
-    told.put((rank, (parts.norms_2P.tolist(), parts.examples, parts.small, parts.big, said)))
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)  # gloo's threads may abort an interpreter that ends while they do
+    return parts.norms_2P.tolist(), parts.examples, parts.small, parts.big, said
 
 
 def test_two_processes() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    queue: SimpleQueue[tuple[int, Told]] = context.SimpleQueue()
-    workers = [context.Process(target=work, args=(rank, port, queue)) for rank in (0, 1)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:  # their answers fit into the pipe
-        worker.join()
-    assert [worker.exitcode for worker in workers] == [0, 0]
-    told = dict(queue.get() for _ in SIZES)
+    told = on_each(work)
     assert told[0] == told[1]
     norms, examples, small, big, said = told[0]
     alone = model()

@@ -10,6 +10,7 @@ from batchlab.advice.noise import NoiseAlong
 from batchlab.analysis.intervals import Interval
 from batchlab.engine.general import GeneralRun
 from batchlab.engine.settings import Settings, Snapshot
+from batchlab.engine.target_run import Better, judged_by, reaches
 from batchlab.record import NoiseSeries
 from batchlab.spec import UserError
 from batchlab.workloads.prepared import Prepared
@@ -39,12 +40,12 @@ class Target:
 
     quantity: str
     value: float
-    higher: bool
+    better: Better
     derived: bool
 
     def reached(self, value: float) -> bool:
         """Whether a value is as good."""
-        return value >= self.value if self.higher else value <= self.value
+        return reaches(value, self.value, self.better)
 
     def __str__(self) -> str:
         came = f", {WAY:.0%} of the way the present run came" if self.derived else ""
@@ -162,10 +163,8 @@ def _mark(run: GeneralRun) -> Mark:
 
 
 def _goal(workload: Prepared, value: float) -> Target:
-    metric = workload.given.metric
-    if metric is None:
-        return Target("loss", value, False, False)
-    return Target(metric.name, value, metric.better == "higher", False)
+    quantity, better = judged_by(workload)
+    return Target(quantity, value, better, False)
 
 
 def _derived(marks: list[Mark]) -> Target:
@@ -175,7 +174,7 @@ def _derived(marks: list[Mark]) -> Target:
             f"the present setting: the validation loss never fell below its first value "
             f"{first:.4g} in {marks[-1].samples} samples; raise --budget, or take another rate"
         )
-    return Target("loss", first - WAY * (first - lowest), False, True)
+    return Target("loss", first - WAY * (first - lowest), "lower", True)
 
 
 def _value(mark: Mark, target: Target) -> float:
@@ -187,16 +186,17 @@ def _steps_to(marks: list[Mark], target: Target, batch_size: int) -> Interval:
     values = [_value(mark, target) for mark in marks]
     k = next((i for i, value in enumerate(values) if target.reached(value)), None)
     if k is None:
-        best = max(values) if target.higher else min(values)
+        worse, of = ("lower", max) if target.better == "higher" else ("higher", min)
+        best = of(values)
         raise UserError(
             f"target {target.quantity} {target.value:g}: not reached in {marks[-1].samples} "
             f"samples at batch size {batch_size}, the best was {best:.4g}; raise --budget, or give "
-            f"a --target that is {'lower' if target.higher else 'higher'}"
+            f"a --target that is {worse}"
         )
     if k == 0:
         raise UserError(
             f"target {target.quantity} {target.value:g}: reached before training "
-            f"({values[0]:.4g}); give a --target that is {'higher' if target.higher else 'lower'}"
+            f"({values[0]:.4g}); give a --target that is {target.better}"
         )
     before, here = marks[k - 1], marks[k]
     way = values[k - 1] - values[k]
