@@ -14,6 +14,7 @@ from batchlab.analysis.intervals import mean_interval
 from batchlab.archive import Request, cover, findings, sections
 from batchlab.backends import BACKENDS
 from batchlab.backends.base import Backend, cores
+from batchlab.documents import plain
 from batchlab.jobs import Site
 from batchlab.listing import describe, runs_frame
 from batchlab.runner import Costed, Progress, prepare, run_all
@@ -23,7 +24,7 @@ from batchlab.studies.results import Trials
 
 __all__ = [  # noqa: RUF022, what stands elsewhere and is asked for here
     "Request", "cover", "describe", "findings", "runs_frame", "sections",
-    "Bench", "choose_backend", "finite", "open_store", "plan_json", "reproduce", "train_one",
+    "Bench", "choose_backend", "open_store", "plan_json", "reproduce", "train_one",
     "trials_one",
 ]  # fmt: skip
 
@@ -123,11 +124,6 @@ def trials_one(spec: TrialsSpec, bench: Bench) -> list[dict[str, Any]]:
     return rows
 
 
-def finite(value: float | None) -> float | None:
-    """The number, or null: strict JSON has no infinities."""
-    return float(value) if value is not None and np.isfinite(value) else None
-
-
 def _layer_rows(trials: Trials, convention: str, layer: str) -> list[dict[str, Any]]:
     """The exponent and its interval are the convention's: over draws, at all batch sizes."""
     norms_ZDO = trials.values("norm", layer)
@@ -138,18 +134,20 @@ def _layer_rows(trials: Trials, convention: str, layer: str) -> list[dict[str, A
     if len(trials.sizes) > 1:
         by_draw = norms_ZDO.mean(axis=2).T
         fitted = mean_interval([exponent(trials.sizes, norms) for norms in by_draw])
-    return [
+    rows = [
         {
             "batch_size": int(size),
             "convention": convention,
             "layer": layer,
-            "norm_mean": finite(norms.mean()),
-            "norm_std": finite(norms.std(ddof=1)) if norms.size > 1 else None,
-            "kurtosis_mean": finite(kurtosis),
-            "exponent": fitted and finite(fitted.effect),
-            "exponent_low": fitted and finite(fitted.low),
-            "exponent_high": fitted and finite(fitted.high),
+            "norm_mean": norms.mean(),
+            "norm_std": norms.std(ddof=1) if norms.size > 1 else None,
+            "kurtosis_mean": kurtosis,
+            "exponent": fitted and fitted.effect,
+            "exponent_low": fitted and fitted.low,
+            "exponent_high": fitted and fitted.high,
             "n": int(norms.size),
         }
         for size, norms, kurtosis in zip(trials.sizes, norms_ZDO, kurtosis_Z, strict=True)
     ]
+    told: list[dict[str, Any]] = plain(rows)
+    return told

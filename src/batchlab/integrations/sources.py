@@ -5,6 +5,7 @@ backward passes go by. `take` gives a step's `Parts`, or None where this step ca
 one example, accumulation that an epoch's end cut to one micro-batch).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Literal, Protocol
 
@@ -14,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from batchlab.probes.chunks import ChunkNorms
-from batchlab.probes.hooks import Hooks
+from batchlab.probes.hooks import Hooked
 from batchlab.probes.parts import Parts
 from batchlab.probes.per_example import PerExampleNorms, unsupported
 from batchlab.probes.preconditioner import metric_roots
@@ -82,7 +84,46 @@ class Examples:
         self._norms.remove()
 
 
-class MicroBatches:
+class _Calls(Hooked):
+    """Examples of each of a model's calls in training: evaluations and what a backward pass
+    computes again are none."""
+
+    def __init__(self, model: nn.Module, called: Callable[[int], object]) -> None:
+        super().__init__()
+        self._model, self._called = model, called
+
+    def _attach(self) -> list[RemovableHandle]:
+        return [self._model.register_forward_pre_hook(self._before, with_kwargs=True)]
+
+    def _before(self, _: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        if torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
+            self._called(first_dimension([*args, *kwargs.values()]))
+
+
+class _OfCalls(ABC):
+    """Parts whose sizes the model's calls tell. Abstract: what a call begins is the kind's own."""
+
+    def __init__(self, model: nn.Module, norms: ChunkNorms | RankNorms) -> None:
+        self.names = norms.names
+        self._measured = norms
+        self._calls = _Calls(model, self._called)
+        self.active = True
+
+    @property
+    def active(self) -> bool:
+        """Whether the next step is measured."""
+        return self._measured.active
+
+    @active.setter
+    def active(self, wanted: bool) -> None:
+        self._measured.active = self._calls.active = wanted
+
+    @abstractmethod
+    def _called(self, examples: int) -> None:
+        """The model is called on so many."""
+
+
+class MicroBatches(_OfCalls):
     """The micro-batches of gradient accumulation, for any model: free, and far less precise.
 
     A micro-batch ends where the model is called again after a backward pass, or at `take`. Its
@@ -92,23 +133,12 @@ class MicroBatches:
 
     def __init__(self, model: nn.Module, why: str = "", metric_of: Optimizer | None = None) -> None:
         self._norms = ChunkNorms(model)
-        self.names = self._norms.names
         self.told = f"micro-batches{why}"
         self._model, self._metric_of = model, metric_of
         self._examples: list[int] = []  # of the model's calls since the last backward pass
         self._told_by_loop = False
         self._ready = False  # whether some step was in two micro-batches
-        self._calls = _calls(model, self._called)
-        self.active = True
-
-    @property
-    def active(self) -> bool:
-        """Whether model and parameters have their hooks."""
-        return self._norms.active
-
-    @active.setter
-    def active(self, wanted: bool) -> None:
-        self._norms.active = self._calls.on = wanted
+        super().__init__(model, self._norms)
 
     def take(self, reduction: Reduction, divided: Divided) -> Parts | None:
         """As `Source.take`; raises `UserError` where the first step is in one micro-batch."""
@@ -164,31 +194,19 @@ class MicroBatches:
         self._norms.close(calls[0])
 
 
-class Ranks:
+class Ranks(_OfCalls):
     """The ranks of data parallel training, each with as many examples as this one."""
 
     told = "data parallel ranks"
 
     def __init__(self, model: DistributedDataParallel) -> None:
         self._norms = RankNorms(model)
-        self.names = self._norms.names
         self._examples: list[int] = []  # of each of the model's calls in this step
-        self._calls = _calls(model, self._examples.append)
-        self.active = True
-
-    @property
-    def active(self) -> bool:
-        """Whether buckets are looked at; the communication hook itself stays on the model."""
-        return self._norms.active
-
-    @active.setter
-    def active(self, wanted: bool) -> None:
-        self._norms.active = self._calls.on = wanted
+        super().__init__(model, self._norms)
 
     def take(self, reduction: Reduction, divided: Divided) -> Parts | None:
         """As `Source.take`, on every rank."""
-        calls = self._examples.copy()
-        self._examples.clear()
+        calls, self._examples = self._examples, []
         if not calls:
             raise UserError("the model was not called: step after its backward pass")
         scale = float(sum(calls)) if reduction == "sum" else float(len(calls))
@@ -200,6 +218,9 @@ class Ranks:
     def remove(self) -> None:
         """Stop looking; DDP has no way to take a communication hook off again."""
         self.active = False
+
+    def _called(self, examples: int) -> None:
+        self._examples.append(examples)
 
 
 def source(model: nn.Module, metric_of: Optimizer | None = None) -> Source:
@@ -222,21 +243,6 @@ def source(model: nn.Module, metric_of: Optimizer | None = None) -> Source:
     name, why = next(iter(problems.items()))
     more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
     return MicroBatches(model, f" ({name or 'the model'}: {why}{more})")
-
-
-def _calls(model: nn.Module, called: Callable[[int], object]) -> Hooks:
-    """`called` hears of the examples of each of the model's calls in training."""
-
-    def before(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        if _trains():
-            called(first_dimension([*args, *kwargs.values()]))
-
-    return Hooks(lambda: [model.register_forward_pre_hook(before, with_kwargs=True)])
-
-
-def _trains() -> bool:
-    """Neither an evaluation nor activations that a backward pass computes again."""
-    return torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1
 
 
 def _divisor(divided: Divided, micro_batches: int) -> int:

@@ -8,28 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from batchlab.probes.hooks import Hooks, trained
+from batchlab.probes.hooks import Hooked, trained
 from batchlab.probes.squares import wide
 from batchlab.spec import UserError
 
 
-class Witness:
+class Witness(Hooked):
     """The last trained parameter of a model: mostly a head's, which every pass reaches."""
 
     def __init__(self, model: nn.Module) -> None:
+        super().__init__()
         self._parameter = list(trained(model).values())[-1]
         self._seen: Tensor | None = None
-        self._hooks = Hooks(self._attach)
         self.active = True
-
-    @property
-    def active(self) -> bool:
-        """Whether the parameter has its hook."""
-        return self._hooks.on
-
-    @active.setter
-    def active(self, wanted: bool) -> None:
-        self._hooks.on = wanted
 
     def left(self) -> Tensor:
         """The factor by which the gradient was multiplied since; not finite where it is zero."""

@@ -8,14 +8,15 @@ the same batch: the variance of tau falls with their number.
 Shapes: K chunks, P parameters.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from batchlab.probes.hooks import Hooks, trained
+from batchlab.probes.hooks import Gatherer, trained
 from batchlab.probes.parts import Parts, parts
 from batchlab.probes.squares import wide
 from batchlab.spec import UserError
@@ -23,7 +24,7 @@ from batchlab.spec import UserError
 Reduction = Literal["mean", "sum"]
 
 
-class ChunkNorms:
+class ChunkNorms(Gatherer):
     """Hooks on a model's parameters; `close` after every backward pass, `take` before the step.
 
     ```
@@ -43,6 +44,7 @@ class ChunkNorms:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        super().__init__()
         own = trained(model)
         self.names = tuple(own)
         self.roots: Mapping[str, Tensor] | None = None
@@ -51,21 +53,7 @@ class ChunkNorms:
         self._unclosed = False  # a parameter was reached twice since the last close
         self._norms: list[Tensor] = []  # (P) of each chunk
         self._sizes: list[int] = []
-        self._hooks = Hooks(
-            lambda: (
-                p.register_hook(partial(self._backward, k)) for k, p in enumerate(self._parameters)
-            )
-        )
         self.active = True
-
-    @property
-    def active(self) -> bool:
-        """Whether the parameters have their hooks; set it between steps."""
-        return self._hooks.on
-
-    @active.setter
-    def active(self, wanted: bool) -> None:
-        self._hooks.on = wanted
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -76,17 +64,6 @@ class ChunkNorms:
     def reached(self) -> bool:
         """Whether a backward pass has come since the last `close`."""
         return bool(self._open)
-
-    def __enter__(self) -> "ChunkNorms":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.remove()
-
-    def remove(self) -> None:
-        """Take the hooks off the model."""
-        self.active = False
-        self.discard()
 
     def discard(self) -> None:
         """Forget the chunks since the last `take`."""
@@ -140,6 +117,9 @@ class ChunkNorms:
         )
         whole_P = whole_P / sum(weights)
         return parts(own_KP / loss_scale, whole_P / loss_scale, sizes, weights)
+
+    def _attach(self) -> Iterable[RemovableHandle]:
+        return (p.register_hook(partial(self._backward, k)) for k, p in enumerate(self._parameters))
 
     def _backward(self, k: int, gradient: Tensor) -> None:
         # An error here would end the backward pass half done.

@@ -12,6 +12,7 @@ first, where they are of the coupled loss.
 Shapes: B examples, P parameters, M micro-batches.
 """
 
+from collections.abc import Iterable
 from functools import partial
 from math import sqrt
 from typing import Literal
@@ -19,8 +20,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
 
-from batchlab.probes.hooks import Hooks
+from batchlab.probes.hooks import Gatherer
 from batchlab.probes.layers import LAYERS, Norms
 from batchlab.probes.parts import Parts
 from batchlab.spec import UserError
@@ -66,7 +68,7 @@ class _Layer:
         self.passes: list[tuple[int, int, Norms]] = []  # of each: its number, examples, norms
 
 
-class PerExampleNorms:
+class PerExampleNorms(Gatherer):
     """Hooks on a model; `take` after a step's last backward pass and before clipping or stepping.
 
     ```
@@ -84,6 +86,7 @@ class PerExampleNorms:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        super().__init__()
         problems = [f"{name or 'the model'} ({why})" for name, why in unsupported(model).items()]
         if problems:
             raise UserError(f"no per-example gradients: {', '.join(problems)}; use chunks instead")
@@ -98,38 +101,12 @@ class PerExampleNorms:
             f"{layer.name}.{k}".lstrip(".") for layer in self._layers for k in layer.parameters
         )
         self._parameters = [p for layer in self._layers for p in layer.parameters.values()]
-        self._hooks = Hooks(
-            lambda: (
-                layer.module.register_forward_hook(partial(self._forward, layer))
-                for layer in self._layers
-            )
-        )
         self.active = True
-
-    @property
-    def active(self) -> bool:
-        """Whether the model has its hooks."""
-        return self._hooks.on
-
-    @active.setter
-    def active(self, wanted: bool) -> None:
-        self._hooks.on = wanted
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Examples of each micro-batch since the last `take`, as the first layer saw them."""
         return tuple(size for _, size, _ in self._layers[0].passes)
-
-    def __enter__(self) -> "PerExampleNorms":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.remove()
-
-    def remove(self) -> None:
-        """Take the hooks off the model."""
-        self.active = False
-        self.discard()
 
     def discard(self) -> None:
         """Forget what backward passes have shown since the last `take`."""
@@ -197,6 +174,12 @@ class PerExampleNorms:
                 )
         return first
 
+    def _attach(self) -> Iterable[RemovableHandle]:
+        return (
+            layer.module.register_forward_hook(partial(self._forward, layer))
+            for layer in self._layers
+        )
+
     def _forward(self, layer: _Layer, _: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> None:
         if args and z.requires_grad:
             # A view that is changed in place leaves the graph; the tensor it is a view of stays.
@@ -207,7 +190,7 @@ class PerExampleNorms:
 
     def _backward(self, layer: _Layer, a: Tensor, shape: torch.Size, d: Tensor) -> None:
         # A graph may go backward after the hooks were taken off.
-        if not self._hooks.on or len(shape) < 2:
+        if not self._handles or len(shape) < 2:
             return
         if torch.is_grad_enabled():  # a graph of the backward pass itself was asked for
             a, d = a.detach(), d.detach()
