@@ -11,7 +11,9 @@ The limit is that of what the plan trains, each stretch once: the sum of its ste
 (`batchlab.speed.limit`), of the trials' least arithmetic (benchmarks/trials.py) and of the products
 that evaluate both splits wherever the specs ask for it, at the rates of float32 products measured
 in the same rounds. Both use all threads for one run at a time. `reproduce` is timed as its command:
-from nothing to the report, with as many processes as there are cores; `--out` keeps what it made.
+from nothing to the report, with as many processes as there are cores. `--out` keeps what it made,
+and an hour of it can be sat through in parts: an interrupted one goes on from there, and the
+seconds of all its sittings are added (what a sitting repeats of the one before is counted twice).
 On a machine with other work on it the threads of a naive step wait for one another, and its
 extrapolation can be off by a factor of a hundred: look at the load before, and at `--threads 1`.
 
@@ -21,6 +23,7 @@ extrapolation can be off by a factor of a hundred: look at the load before, and 
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -137,12 +140,23 @@ def limits(made: Plan, case: Case, rates: Mapping[Kind, Rates]) -> Times:
     return Times(runs, trials, made.evaluations * products / rate)
 
 
-def reproduce(words: Sequence[str], out: Path) -> float:
-    """Seconds from the command to its report."""
+def reproduce(words: Sequence[str], out: Path) -> list[float]:
+    """Seconds of each sitting, the last of which ends with the report."""
+    kept = out / "sittings.json"
+    sittings = json.loads(kept.read_text()) if kept.exists() else []
     began = time.perf_counter()
     command = [sys.executable, "-m", "batchlab", "reproduce", *words, "--out", str(out), "--json"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - began
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        status = child.wait()
+    except KeyboardInterrupt:
+        status = child.wait()  # it was interrupted too: it keeps its checkpoints first
+    sittings.append(time.perf_counter() - began)
+    out.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(sittings))
+    if status:
+        sys.exit(status)
+    return sittings
 
 
 def told(name: str, rounds: list[Times]) -> None:
@@ -208,8 +222,12 @@ def main() -> None:
     words += ["--trials", str(protocol.draws)]
     words += [] if given.data_dir is None else ["--data-dir", str(given.data_dir)]
     with tempfile.TemporaryDirectory() as gone:
-        spent = reproduce(words, given.out or Path(gone))
-    print(f"{'reproduce, measured':22}{spent:10.1f} s, once, {cores()} processes, {given.matmul}")
+        sittings = reproduce(words, given.out or Path(gone))
+    spent = sum(sittings)
+    print(
+        f"{'reproduce, measured':22}{spent:10.1f} s, once, in {len(sittings)} sittings, "
+        f"{cores()} processes, {given.matmul}"
+    )
     sides = {
         "extrapolated naive over reproduce": [n.all / spent for n in naive],
         "reproduce over limit": [spent / f.all for f in floor],
