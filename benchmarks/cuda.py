@@ -31,7 +31,8 @@ from torch import nn
 
 from batchlab.engine import replay, timing
 from batchlab.engine.draws import generator
-from batchlab.engine.replay import Graphs, Replayed
+from batchlab.engine.recorder import Graphs
+from batchlab.engine.replay import Replayed
 from batchlab.engine.step import Stepper, stepper
 from batchlab.spec import Optimizer, Phase, parse_sizes
 from batchlab.workloads import workload

@@ -8,7 +8,8 @@ from batchlab.engine import replay
 from batchlab.engine.data import load
 from batchlab.engine.draws import generator
 from batchlab.engine.mlp import linear_layers
-from batchlab.engine.replay import Again, Graphs, Recorder, Recorders, Replayed, again, never
+from batchlab.engine.recorder import Again, Graphs, Recorder, Recorders, again, never, on_cuda
+from batchlab.engine.replay import Replayed
 from batchlab.engine.replicas import Each, replicas
 from batchlab.engine.state import RunState
 from batchlab.engine.step import Autograd, CompiledSGD, InPlaceSGD, Stepper
@@ -300,7 +301,7 @@ def test_steps_are_replayed_where_the_host_is_the_slower_one(
     monkeypatch.setattr(replay, "LARGEST", 7 * weights)
     assert kinds(toy.phase(7), Recording()) is Replayed
     assert kinds(toy.phase(8), Recording()) is InPlaceSGD
-    assert kinds(toy.phase(7), replay.on_cuda) is InPlaceSGD  # on a CPU
+    assert kinds(toy.phase(7), on_cuda) is InPlaceSGD  # on a CPU
     assert kinds(toy.phase(7), never) is InPlaceSGD
     monkeypatch.undo()
     assert kinds(toy.phase(7), Recording()) is CompiledSGD

@@ -1,7 +1,7 @@
-"""Steps that are recorded once and replayed: on a GPU as CUDA graphs, started by one call each.
+"""Steps that are recorded once and replayed, on a GPU: `TOGETHER` at a time, or one by one.
 
 A step of a small model is some thirty operations, and the host takes longer to start them than a
-GPU to do them. A graph holds `TOGETHER` steps; what is left of a stretch is replayed step by step.
+GPU to do them.
 
 Every batch is copied to one place before a step, whether the step is replayed or not: a product's
 last digits may depend on how its factors lie in memory, and so they depend neither on what is
@@ -10,17 +10,14 @@ recorded nor on where a run was interrupted.
 Shapes: N samples of a stretch of steps, B of a batch, I inputs.
 """
 
-import gc
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from typing import Protocol
+from functools import partial
 
 import torch
 from torch import nn
 
+from batchlab.engine.recorder import Recorder, Recorders, Work
 from batchlab.engine.step import Stepper
 from batchlab.spec import Phase, batch_slices
 
@@ -29,107 +26,6 @@ WARM_UP = 16  # steps taken as they are: PyTorch asks for three, and a short pha
 # Weights times samples of a batch up to which the host is the slower one. By reckoning, not by
 # measurement: 6 operations each are 0.1 ms at 16 TFLOP/s, and thirty starts take about as long.
 LARGEST = 2**28
-
-Work = Callable[[], torch.Tensor]
-
-
-class Recorder(Protocol):
-    """How tensor operations are recorded on a device, to be done again on the same memory."""
-
-    def run(self, work: Callable[[], None]) -> None:
-        """Do the work now, in the place where such work is recorded."""
-
-    def record(self, work: Work) -> Work:
-        """Record the work without doing it; what is returned does it and gives its result, which
-        the next time writes over. Raises `RuntimeError` where it can't be recorded."""
-
-
-Recorders = Callable[[torch.device], Recorder | None]  # None: steps are taken as they are
-
-
-class Graphs:
-    """Records CUDA graphs, as PyTorch's notes on CUDA semantics describe it ("CUDA Graphs").
-
-    The work allocates in a memory pool of its graph's own, and runs on the stream of recordings
-    before it is recorded there: libraries are then ready, and autograd knows no other stream.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._stream = device, _stream(device)
-
-    def run(self, work: Callable[[], None]) -> None:
-        """After all that the current stream has been given, and before all that it will be."""
-        here = torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(here)
-        with torch.cuda.stream(self._stream):
-            work()
-        here.wait_stream(self._stream)
-
-    def record(self, work: Work) -> Work:
-        """Capture it; a replay goes to the stream that is current by then."""
-        gc.collect()  # a graph must not be destroyed while another is captured
-        graph = torch.cuda.CUDAGraph()
-        here = torch.cuda.current_stream(self._device)
-        # The outer stream is put back even where the capture fails, which leaves its own behind.
-        with (
-            torch.cuda.stream(here),
-            _own_workspaces(),
-            torch.cuda.graph(graph, stream=self._stream),
-        ):
-            result = work()
-
-        def replay() -> torch.Tensor:
-            graph.replay()
-            return result
-
-        return replay
-
-
-@lru_cache
-def _stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all recordings: libraries keep memory for every stream that they have seen."""
-    return torch.cuda.Stream(device)
-
-
-@contextmanager
-def _own_workspaces() -> Iterator[None]:
-    """What cuBLAS works in is allocated within, in the graph's own memory.
-
-    Else it is shared by all graphs of a stream and freed with the first of them, under the others
-    (pytorch/pytorch#193402). PyTorch's own graphs (torch._inductor.cudagraph_trees) do the same.
-    """
-    torch._C._cuda_clearCublasWorkspaces()
-    try:
-        yield
-    finally:
-        torch._C._cuda_clearCublasWorkspaces()
-
-
-class Again:
-    """Records nothing: a replay is the work itself. What a recorder is compared with."""
-
-    def run(self, work: Callable[[], None]) -> None:
-        """Do it."""
-        work()
-
-    def record(self, work: Work) -> Work:
-        """The work itself."""
-        return work
-
-
-def on_cuda(device: torch.device) -> Recorder | None:
-    """Graphs on a GPU; a CPU has no such thing."""
-    return Graphs(device) if device.type == "cuda" else None
-
-
-def never(_: torch.device) -> Recorder | None:
-    """Steps are taken as they are."""
-    return None
-
-
-def again(_: torch.device) -> Recorder | None:
-    """Steps are taken one by one, in the places where they would be recorded."""
-    return Again()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

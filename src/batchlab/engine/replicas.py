@@ -19,7 +19,8 @@ from torch import nn
 
 from batchlab.engine import mlp
 from batchlab.engine.loop import can_compile
-from batchlab.engine.replay import Recorders, on_cuda, replayed
+from batchlab.engine.recorder import Recorders, on_cuda
+from batchlab.engine.replay import replayed
 from batchlab.engine.step import COMPILED, Stepper, stepper, torch_optimizer
 from batchlab.spec import Matmul, Phase, batch_slices
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from batchlab.engine.draws import epoch_order, generator
 from batchlab.engine.products import multiplying
-from batchlab.engine.replay import Recorders, on_cuda
+from batchlab.engine.recorder import Recorders, on_cuda
 from batchlab.engine.replicas import Replicas, replicas
 from batchlab.engine.state import Position, RunState, RunStatus
 from batchlab.probes.classification import Classification
