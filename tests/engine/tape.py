@@ -45,7 +45,7 @@ class _Operations(TorchDispatchMode):
     """Every operation with the tensors it had, which stay where they are."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._calls: list[tuple[Any, Any, Any, list[torch.Tensor]]] = []
         self._made: set[int] = set()  # places in memory
         self._before: dict[int, tuple[torch.Tensor, Any]] = {}

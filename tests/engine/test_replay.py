@@ -279,7 +279,7 @@ def test_what_can_not_be_recorded_is_done_step_by_step(
             with pytest.warns(RuntimeWarning, match="steps are not replayed: "):
                 twin.steps(there.train_x, there.train_y, 1)
         twin.steps(there.train_x, there.train_y, 1)
-        assert twin.first_diverged() is None
+        assert torch.cat(twin.signs()).isfinite().sum() == 2 * toy.SAMPLES
         ends.append(made)
     assert equal(*ends)
     if device.type == "cuda":  # the current stream is the one it was

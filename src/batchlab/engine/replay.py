@@ -1,7 +1,7 @@
 """Steps that are recorded once and replayed, on a GPU: `TOGETHER` at a time, or one by one.
 
-A step of a small model is some thirty operations, and the host takes longer to start them than a
-GPU to do them.
+A step of a small model is some twenty-five operations, and the host takes longer to start them than
+a GPU to do them.
 
 Every batch is copied to one place before a step, whether the step is replayed or not: a product's
 last digits may depend on how its factors lie in memory, and so they depend neither on what is
@@ -24,7 +24,7 @@ from batchlab.spec import Phase, batch_slices
 TOGETHER = 16  # steps of a graph: starting it then costs a step next to nothing
 WARM_UP = 16  # steps taken as they are: PyTorch asks for three, and a short phase needs no graph
 # Weights times samples of a batch up to which the host is the slower one. By reckoning, not by
-# measurement: 6 operations each are 0.1 ms at 16 TFLOP/s, and thirty starts take about as long.
+# measurement: 6 operations each are 0.1 ms at 16 TFLOP/s, and 25 starts take about as long.
 LARGEST = 2**28
 
 
