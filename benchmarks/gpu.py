@@ -11,7 +11,7 @@ With `--data-dir` the article's whole suite on MNIST comes next: its plan and es
 the suite itself for as long as `--seconds` leaves, and how many of its runs that was. `--out` keeps
 what was made, and the same command goes on from there.
 
-    python benchmarks/cuda.py [--rounds N] [--batch-sizes 1,2,8,...] [--data-dir DIR] [--seeds N]
+    python benchmarks/gpu.py [--rounds N] [--batch-sizes 1,2,8,...] [--data-dir DIR] [--seeds N]
                               [--trials N] [--workers N] [--seconds S] [--out DIR]
 """
 
@@ -138,7 +138,7 @@ def suite(given: argparse.Namespace, began: float) -> None:
         listed = [*command, "runs", "--store", str(out / "store"), "--json"]
         rows = json.loads(subprocess.run(listed, check=True, capture_output=True).stdout)
         how = "to the report" if status == 0 else f"stopped (status {status})"
-        print(f"suite: {len(rows)} runs in {spent:.1f} s, {how}")
+        print(f"suite: {len(rows)} runs in {spent:.1f} s, {how}", flush=True)
 
 
 def main() -> None:
@@ -155,10 +155,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="keep what the suite makes here")
     given = parser.parse_args()
     if not torch.cuda.is_available():
-        sys.exit("benchmarks/cuda.py: PyTorch sees no GPU here; there is nothing to measure")
+        sys.exit("benchmarks/gpu.py: PyTorch sees no GPU here; there is nothing to measure")
     device = torch.device("cuda", torch.cuda.current_device())
     print(f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, steps a second")
-    print(line((*COLUMNS, "first")))
+    print(line((*COLUMNS, "first")), flush=True)
     for name in INPUTS:
         for optimizer in OPTIMIZERS:
             for size in parse_sizes(given.batch_sizes):
