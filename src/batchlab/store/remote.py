@@ -18,6 +18,7 @@ MARKS = ("ETag", "etag", "generation", "mtime", "last_modified", "updated", "cre
 HEAD_BYTES = 1 << 18  # read of each file at first: most headers are shorter
 LONGEST_HEAD = 10**8 + 8  # bytes; safetensors refuses longer headers
 AT_ONCE = 32  # headers asked for together
+COPY = "checkpoint"  # what copies are called: names elsewhere may be none on this machine
 
 
 class RemoteFiles:
@@ -59,8 +60,8 @@ class RemoteFiles:
     @contextmanager
     def read(self, name: str) -> Iterator[Path]:
         """A copy that is gone afterwards; one that there is no room for is not begun."""
-        with tempfile.TemporaryDirectory(prefix="batchlab-") as scratch:
-            copy = Path(scratch) / name
+        with self._scratch() as scratch:
+            copy = Path(scratch) / COPY
             with self._told("read", name, FileNotFoundError):
                 self._system.invalidate_cache()
                 size = self._system.info(self._path(name))["size"] or 0
@@ -74,11 +75,11 @@ class RemoteFiles:
         entries = self._entries()
         sizes = {name: entries[name]["size"] or 0 for name in entries if name.endswith(suffix)}
         names = sorted(name for name, size in sizes.items() if size)
-        with tempfile.TemporaryDirectory(prefix="batchlab-") as scratch:
+        with self._scratch() as scratch:
             for first in range(0, len(names), AT_ONCE):
                 some = {name: sizes[name] for name in names[first : first + AT_ONCE]}
                 for name, content in self._beginnings(some).items():
-                    copy = Path(scratch) / name
+                    copy = Path(scratch) / COPY
                     with self._told("read", name), copy.open("xb") as file:
                         file.write(content)
                         file.truncate(sizes[name])
@@ -115,6 +116,11 @@ class RemoteFiles:
             with suppress(FileNotFoundError, NotImplementedError):
                 if self._modified(name) < stale:
                     self.drop(name)
+
+    def _scratch(self) -> tempfile.TemporaryDirectory[str]:
+        with self._told("copied"):
+            scratch = tempfile.TemporaryDirectory(prefix="batchlab-")
+        return scratch
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
