@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ MARKS = ("ETag", "etag", "generation", "mtime", "last_modified", "updated", "cre
 HEAD_BYTES = 1 << 18  # read of each file at first: most headers are shorter
 LONGEST_HEAD = 10**8 + 8  # bytes; safetensors refuses longer headers
 AT_ONCE = 32  # headers asked for together
-COPY = "checkpoint"  # what copies are called: names elsewhere may be none on this machine
 
 
 class RemoteFiles:
@@ -60,13 +59,12 @@ class RemoteFiles:
     @contextmanager
     def read(self, name: str) -> Iterator[Path]:
         """A copy that is gone afterwards; one that there is no room for is not begun."""
-        with self._scratch() as scratch:
-            copy = Path(scratch) / COPY
+        with self._scratch() as copy:
             with self._told("read", name, FileNotFoundError):
                 self._system.invalidate_cache()
                 size = self._system.info(self._path(name))["size"] or 0
-                if size > (free := shutil.disk_usage(scratch).free):
-                    raise OSError(f"{size:,} bytes, and {free:,} are free for them in {scratch}")
+                if size > (free := shutil.disk_usage(copy.parent).free):
+                    raise OSError(f"{size:,} bytes, and {free:,} are free in {copy.parents[1]}")
                 self._system.get_file(self._path(name), str(copy))
             yield copy
 
@@ -75,11 +73,10 @@ class RemoteFiles:
         entries = self._entries()
         sizes = {name: entries[name]["size"] or 0 for name in entries if name.endswith(suffix)}
         names = sorted(name for name, size in sizes.items() if size)
-        with self._scratch() as scratch:
+        with self._scratch() as copy:
             for first in range(0, len(names), AT_ONCE):
                 some = {name: sizes[name] for name in names[first : first + AT_ONCE]}
                 for name, content in self._beginnings(some).items():
-                    copy = Path(scratch) / COPY
                     with self._told("read", name), copy.open("xb") as file:
                         file.write(content)
                         file.truncate(sizes[name])
@@ -117,10 +114,13 @@ class RemoteFiles:
                 if self._modified(name) < stale:
                     self.drop(name)
 
-    def _scratch(self) -> tempfile.TemporaryDirectory[str]:
-        with self._told("copied"):
-            scratch = tempfile.TemporaryDirectory(prefix="batchlab-")
-        return scratch
+    @contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        """Where a copy may be put. Its name is not the file's, which may be none on this machine."""
+        with ExitStack() as stack:
+            with self._told("copied"):
+                made = tempfile.TemporaryDirectory(prefix="batchlab-")
+            yield Path(stack.enter_context(made)) / "copy"
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
