@@ -68,25 +68,30 @@ def s3_server() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
-def bucket(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def bucket(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
     """The address of an empty bucket of the test's own."""
     from s3fs import S3FileSystem
 
     for name, value in s3_server.items():
         monkeypatch.setenv(name, value)
-    S3FileSystem.clear_instance_cache()  # each has the environment of its first use
     name = f"test-{next(BUCKETS)}"
     S3FileSystem().mkdir(name)
-    yield f"s3://{name}"
+    return f"s3://{name}"
+
+
+@pytest.fixture
+def changed_s3(bucket: str) -> Iterator[str]:
+    """A bucket for a test that changes the environment: a client has that of its first use."""
+    from s3fs import S3FileSystem
+
+    S3FileSystem.clear_instance_cache()
+    yield bucket
     S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture
-def unreachable(bucket: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def unreachable(changed_s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """An address at which nobody answers."""
-    from s3fs import S3FileSystem
-
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # as botocore counts; s3fs still has its own
-    S3FileSystem.clear_instance_cache()
-    return f"{bucket}/a"
+    return f"{changed_s3}/a"

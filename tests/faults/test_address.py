@@ -1,6 +1,5 @@
 """Checkpoints on a server of S3: kills, two processes, damage; nothing is trained twice or lost."""
 
-import random
 import signal
 import time
 from collections.abc import Callable
@@ -10,9 +9,9 @@ from typing import Any
 import fsspec
 import pytest
 
-from batchlab import jobs
 from batchlab.backends.base import Interrupted
 from batchlab.backends.serial import Serial
+from batchlab.engine.train import train_together
 from batchlab.jobs import Site
 from batchlab.runner import run_all
 from batchlab.spec import Spec, UserError
@@ -23,14 +22,12 @@ from batchlab.store.database import Store
 from batchlab.store.files import UnreachableError
 from batchlab.store.repair import repair
 from tests.conftest import Call
-from tests.faults.conftest import Start
+from tests.faults.conftest import Process, Start
 from tests.faults.study import content
-from tests.faults.test_kills import some_way, unrepeated
+from tests.faults.test_kills import unrepeated
 from tests.faults.test_two_processes import trained
 from tests.test_cli import told
 from tests.test_runner import START, TRIALS, Silent, digits, phase
-
-KILLS = 3
 
 
 @pytest.mark.parametrize("backend", ["serial", "processes"])
@@ -38,19 +35,18 @@ def test_killed_and_gone_on_with(
     start: Start, undisturbed: Path, tmp_path: Path, bucket: str, backend: str
 ) -> None:
     root, address = tmp_path / "store", f"{bucket}/study"
-    chance = random.Random(f"kills of {backend} at an address")
-    killed = 0
-    while killed < KILLS:
+    for pieces in (3, 5, None):  # that are begun before it is killed
         runs, ends = stored(root), set(Checkpoints(files_at(address, "checkpoints")).stamps())
         process = start(root, backend, address)
-        if some_way(process, chance):
-            process.signal(signal.SIGKILL)
-            assert process.wait()
-            killed += 1
+        while process.alive() and (pieces is None or len(process.told()) < pieces):
+            time.sleep(0.005)
+        workers = process.workers()
+        process.signal(signal.SIGKILL)
+        for number in (process.number, *workers):
+            assert Process(number, process.log).wait(), "a worker works for nobody"
         unrepeated(process, runs, ends)
-        assert process.ended() is None, "it was done before it could be killed"
-    process = start(root, backend, address)
-    assert process.wait()
+    assert runs
+    assert ends
     assert process.ended() == "finished", process.log.with_suffix(".jsonl.err").read_text()
     assert content(root) == content(undisturbed)
     assert check(root, address) == []
@@ -94,13 +90,13 @@ def test_what_is_under_way(tmp_path: Path, bucket: str, monkeypatch: pytest.Monk
     address = f"{bucket}/a"
     asked = iter([False] * 3)
     spec = digits(phase(9, epochs=3))
-    train, begun = jobs.train_together, []
+    begun: list[list[int]] = []
 
     def heard(*of: Any, **how: Any) -> Any:
         begun.append([state.position.step for state in how["starts"] or []])
-        return train(*of, **how)
+        return train_together(*of, **how)
 
-    monkeypatch.setattr(jobs, "train_together", heard)
+    monkeypatch.setattr("batchlab.jobs.train_together", heard)
     with Store(tmp_path / "halved") as store, Store(tmp_path / "whole") as whole:
         with pytest.raises(Interrupted):
             run(store, [spec], address, lambda: next(asked, True))
@@ -128,10 +124,11 @@ def test_ends_are_found_where_they_are(tmp_path: Path, bucket: str) -> None:
 
 def test_a_damaged_object(tmp_path: Path, bucket: str, batchlab: Call) -> None:
     address = f"{bucket}/a"
-    place = f"{address}/checkpoints/{START.key}.safetensors"
     with Store(tmp_path / "s") as store:
         run(store, [TRIALS], address)
         before = store.records([START.key])
+    (name,) = files_at(address, "checkpoints").names()
+    place = f"{address}/checkpoints/{name}"
     s3 = fsspec.filesystem("s3")
     whole = s3.cat_file(place)
     s3.pipe_file(place, whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])
@@ -147,7 +144,7 @@ def test_a_damaged_object(tmp_path: Path, bucket: str, batchlab: Call) -> None:
     assert told(batchlab("store", "check", "--store", "s", "--json"))["damage"] == []
     mended = told(batchlab("store", "repair", *words))
     assert [damage["name"] for damage in mended["dropped"]] == [place]
-    kept = tmp_path / mended["copy"] / "address" / "checkpoints" / f"{START.key}.safetensors"
+    kept = tmp_path / mended["copy"] / "address" / "checkpoints" / name
     assert kept.read_bytes()[-3] == whole[-3] ^ 1
     assert files_at(address, "checkpoints").names() == ["theirs.txt"]
     assert told(batchlab("store", "check", *words))["damage"] == []
@@ -176,22 +173,22 @@ def test_a_save_that_fails_is_the_end(
     batchlab: Call, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a full disk is: one line, status 2; the same command goes on once there is room again."""
-    import s3fs
+    from s3fs import S3FileSystem
 
-    put = s3fs.S3FileSystem._pipe_file
-    words = ("train", "--phase", "16:0.05:2", "--store", "s", "--save-every", "0")
-    words = (*words, "--checkpoints", f"{bucket}/a")
+    call = S3FileSystem._call_s3
+    words = ["train", "--phase", "500:0.01:4", "--threads", "1", "--store", "s"]
+    words += ["--save-every", "0", "--checkpoints", f"{bucket}/a"]
     saves = 0
 
-    async def full(system: Any, path: str, data: bytes, **how: Any) -> None:
+    async def full(system: Any, method: str, *of: Any, **how: Any) -> Any:
         nonlocal saves
-        saves += path.endswith(".safetensors")
+        saves += method == "put_object" and how["Key"].endswith(".safetensors")
         if saves > 1:
             raise OSError("Quota exceeded")
-        await put(system, path, data, **how)
+        return await call(system, method, *of, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(s3fs.S3FileSystem, "_pipe_file", full)
+        patch.setattr(S3FileSystem, "_call_s3", full)
         done = batchlab(*words)
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if line.startswith("batchlab: ")]

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -61,8 +62,9 @@ def test_bad_addresses(name: str, batchlab: Call, tmp_path: Path) -> None:
 
 def test_a_driver_that_is_missing(batchlab: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    monkeypatch.setattr(fsspec.registry, "_registry", {})
-    monkeypatch.setattr(fsspec.registry, "registry", {})
+    known = sys.modules["fsspec.registry"]  # the package's attribute of that name is a dict
+    monkeypatch.setattr(known, "registry", {})
+    monkeypatch.setattr(known, "_registry", {})
     line = fails(batchlab(*TRAIN, "--checkpoints", "s3://bucket/a"))
     assert line.startswith("batchlab: --checkpoints s3://bucket/a: Install s3fs")
     assert "pip install 'batchlab[s3]'" in line
@@ -86,11 +88,11 @@ def test_no_bucket(bucket: str, batchlab: Call, tmp_path: Path) -> None:
 
 
 def test_no_credentials(
-    bucket: str, batchlab: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changed_s3: str, batchlab: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    line = fails(batchlab(*TRAIN, "--store", "s", "--checkpoints", f"{bucket}/a"))
+    line = fails(batchlab(*TRAIN, "--store", "s", "--checkpoints", f"{changed_s3}/a"))
     assert "can't be written (Unable to locate credentials)" in line
     assert not list(tmp_path.iterdir())
 
@@ -102,17 +104,24 @@ def test_no_network(unreachable: str, batchlab: Call, tmp_path: Path) -> None:
 
 
 def test_only_some_of_the_rights(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deleting and listing are rights of their own."""
-    import s3fs
+    """Writing, listing, reading and deleting are each a right of its own."""
+    from s3fs import S3FileSystem
 
-    async def denied(*_: object, **__: object) -> None:
-        raise PermissionError("Access Denied")
+    call, left = S3FileSystem._call_s3, 0
+    rights = {"put_object": "written", "get_object": "read", "list_objects_v2": "listed"}
+    for right, done in (rights | {"delete_object": "deleted"}).items():
 
-    for method, done in (("_rm_file", "deleted"), ("_lsdir", "listed"), ("_get_file", "read")):
+        async def most(system: Any, method: str, *of: Any, right: str = right, **how: Any) -> Any:
+            if method == right:
+                raise PermissionError("Access Denied")
+            return await call(system, method, *of, **how)
+
         with monkeypatch.context() as patch:
-            patch.setattr(s3fs.S3FileSystem, method, denied)
+            patch.setattr(S3FileSystem, "_call_s3", most)
             with pytest.raises(UserError, match=rf"can't be {done} \(Access Denied\)"):
                 try_address(f"{bucket}/a")
+        left += right == "delete_object"
+        assert len(files_at(f"{bucket}/a", "partial").names()) == left
 
 
 def test_a_directory_that_can_t_be_written(batchlab: Call, tmp_path: Path) -> None:

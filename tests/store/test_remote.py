@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield f"{request.getfixturevalue('bucket')}/some/where"
     elif request.param == "memory":
         yield "memory://some/where"
-        fsspec.filesystem("memory").rm("/some", recursive=True)
+        fsspec.filesystem("memory").store.clear()
     else:
         yield f"{'local://' if request.param == 'disk' else ''}{tmp_path}/some/where"
 
@@ -117,7 +117,7 @@ def test_texts_without_tensors(place: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert [text["name"] for text in checkpoints.texts()] == [str(k) for k in range(8)]
 
 
-DAMAGES = {
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "cut short": lambda content: content[:-5],
     "cut in its header": lambda content: content[:50],
     "emptied": lambda _: b"",
@@ -231,13 +231,13 @@ CALLS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("done", CALLS)
-def test_nobody_answers(unreachable: str, done: str) -> None:
+def test_nobody_answers(unreachable: str) -> None:
     files = files_of(unreachable)
-    with pytest.raises(UnreachableError, match=f"can't be {done} .*endpoint") as raised:
-        CALLS[done](files)
-    assert str(raised.value).startswith(f"checkpoint {unreachable}/partial")
-    assert "\n" not in str(raised.value)
+    for done, call in CALLS.items():
+        with pytest.raises(UnreachableError, match=f"can't be {done} .*endpoint") as raised:
+            call(files)
+        assert str(raised.value).startswith(f"checkpoint {unreachable}/partial")
+        assert "\n" not in str(raised.value)
 
 
 def test_local_leftovers_that_vanish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

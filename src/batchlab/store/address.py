@@ -77,12 +77,14 @@ def try_address(address: str) -> None:
     problem = None
     try:
         files.write(name, content)
-        if name not in files.names():
-            problem = "what was written is not listed"
-        with files.read(name) as path:
-            if path.read_bytes() != content:
-                problem = "what was written is not what is read"
-        files.drop(name)
+        try:
+            if name not in files.names():
+                problem = "what was written is not listed"
+            with files.read(name) as path:
+                if path.read_bytes() != content:
+                    problem = "what was written is not what is read"
+        finally:
+            files.drop(name)
     except UnreachableError as error:
         problem = str(error).rpartition(f"{name}: ")[2]
     except OSError as error:

@@ -116,7 +116,7 @@ class RemoteFiles:
 
     @contextmanager
     def _scratch(self) -> Iterator[Path]:
-        """Where a copy may be put. Its name is not the file's, which may be none on this machine."""
+        """Where a copy may be put, whose name may be none on this machine."""
         with ExitStack() as stack:
             with self._told("copied"):
                 made = tempfile.TemporaryDirectory(prefix="batchlab-")
@@ -165,10 +165,11 @@ class RemoteFiles:
             found = self._system.cat_ranges(paths, starts, list(ends.values()), on_error="return")
             contents = {}
             for name, content in zip(ends, found, strict=True):
-                if isinstance(content, bytes):
-                    contents[name] = content
-                elif not isinstance(content, FileNotFoundError):
+                if isinstance(content, FileNotFoundError):  # dropped meanwhile
+                    continue
+                if isinstance(content, Exception):
                     raise content
+                contents[name] = content
         return contents
 
     def _modified(self, name: str) -> datetime:
