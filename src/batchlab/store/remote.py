@@ -2,17 +2,16 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from batchlab.spec import UserError
+from batchlab.store.file_system import file_system, puts_whole, said
 from batchlab.store.files import STALE_S, UnreachableError, is_temporary_name, temporary_name
 
-# Where one request puts an object whole or not at all. Elsewhere a file is seen while it grows.
-OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"}
 # What tells one version of a file from the next, the surest first, as the file systems call it.
 MARKS = ("ETag", "etag", "generation", "mtime", "last_modified", "updated", "created", "size")
 HEAD_BYTES = 1 << 18  # read of each file at first: most headers are shorter
@@ -24,16 +23,15 @@ class RemoteFiles:
     """The files of the directory `name` at an address, through fsspec; nothing of it is cached.
 
     What a file system retries is its own affair (s3fs: five times); after that its error is an
-    `UnreachableError`. fsspec comes with PyTorch, which requires it; what it needs for an address,
-    as s3fs for `s3://`, it imports when the address is used.
+    `UnreachableError`.
     """
 
     older = False
 
     def __init__(self, address: str, name: str) -> None:
         self._address, self.option = f"{address}/{name}", f" --checkpoints {address}"
-        self._system, self._root = file_system(address, self._address)
-        self._atomic = bool(OBJECT_STORES & set(_protocols(self._system)))
+        self._system, self._root = file_system(address, name)
+        self._atomic = puts_whole(self._system)
 
     def where(self, name: str) -> str:
         """Its address."""
@@ -180,37 +178,14 @@ class RemoteFiles:
     @contextmanager
     def _told(self, done: str, name: str = "", *passing: type[Exception]) -> Iterator[None]:
         """Whatever a file system raises, each its own kinds, as one line."""
+        untouched: tuple[type[Exception], ...] = (UserError, *passing)
         try:
             yield
-        except (UserError, *passing):
+        except untouched:
             raise
         except Exception as error:
             where = self.where(name) if name else self._address
             raise UnreachableError(f"checkpoint {where}: can't be {done} ({said(error)})") from None
-
-
-def file_system(address: str, url: str) -> tuple[Any, str]:
-    """fsspec's file system of a URL, and the URL's path in it; `UserError` where there is none."""
-    try:
-        from fsspec.core import url_to_fs
-
-        system, path = url_to_fs(url)
-    except ImportError as error:
-        extra = ": pip install 'batchlab[s3]'" if url.startswith("s3") else ""
-        raise UserError(f"--checkpoints {address}: {said(error)}{extra}") from None
-    except Exception as error:
-        raise UserError(f"--checkpoints {address}: can't be used ({said(error)})") from None
-    return system, path.rstrip("/")
-
-
-def said(error: Exception) -> str:
-    """What an error says, in a line of bounded length."""
-    line = " ".join(str(error).split()) or type(error).__name__
-    return line if len(line) <= 300 else f"{line[:300]}..."
-
-
-def _protocols(system: Any) -> Sequence[str]:
-    return [system.protocol] if isinstance(system.protocol, str) else system.protocol
 
 
 def _mark(entry: dict[str, Any]) -> str:
