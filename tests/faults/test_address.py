@@ -169,6 +169,29 @@ def test_a_server_that_is_lost(tmp_path: Path, bucket: str, request: pytest.Fixt
     assert not (tmp_path / "s" / "damaged").exists()
 
 
+def test_what_may_not_be_read_is_not_damaged(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from s3fs import S3FileSystem
+
+    call = S3FileSystem._call_s3
+    with Store(tmp_path / "s") as store:
+        run(store, [TRIALS], f"{bucket}/a")
+
+    async def listed_only(system: Any, method: str, *of: Any, **how: Any) -> Any:
+        if method == "get_object":
+            raise PermissionError("Access Denied")
+        return await call(system, method, *of, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(S3FileSystem, "_call_s3", listed_only)
+        for look in (check, repair):
+            with pytest.raises(UnreachableError, match=r"can't be read \(Access Denied\)"):
+                look(tmp_path / "s", f"{bucket}/a")
+    assert check(tmp_path / "s", f"{bucket}/a") == []
+    assert len(files_at(f"{bucket}/a", "checkpoints").names()) == 1
+
+
 def test_a_save_that_fails_is_the_end(
     batchlab: Call, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
