@@ -92,17 +92,17 @@ def under_way_key(piece: Piece) -> str:
 def kept_ends(site: Site) -> dict[TrainSpec, Points]:
     """The trajectories whose ends are kept, and what was measured on their way.
 
-    A damaged file is no checkpoint: its stretch is trained again and takes its place. One that
-    diverged serves only the runs that were planned with it.
+    A damaged file is no checkpoint, nor one under another's name: its stretch is trained again and
+    takes its place. One that diverged serves only the runs that were planned with it.
     """
     kept = {}
-    for meta in site.checkpoints().texts():
+    for key, meta in site.checkpoints().texts():
         try:
             end = RunState.from_parts({}, meta)
             path = TrainSpec.model_validate_json(meta[SPEC])
         except (ValueError, KeyError):
             continue
-        if end.status == "finished":
+        if end.status == "finished" and path.key == key:
             kept[path] = Points(*measured(end.records))
     return kept
 

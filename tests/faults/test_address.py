@@ -117,9 +117,15 @@ def test_ends_are_found_where_they_are(tmp_path: Path, bucket: str) -> None:
         assert run(store, [TRIALS], address) == 2
         assert run(store, [more], None) == 2
         assert run(store, [TRIALS.model_copy(update={"draws": 5})], address) == 1
+    (name,) = files_at(address, "checkpoints").names()
     with Store(tmp_path / "another") as store:  # what it has in common with the first is there
         assert run(store, [more], address) == 2
-        assert len(files_at(address, "checkpoints").names()) == 1
+        assert files_at(address, "checkpoints").names() == [name]
+        fsspec.filesystem("s3").mv(
+            f"{address}/checkpoints/{name}", f"{address}/checkpoints/{'0' * 64}.safetensors"
+        )
+        assert run(store, [TRIALS], address) == 2, "under another's name it is nothing"
+        assert name in files_at(address, "checkpoints").names()
 
 
 def test_a_damaged_object(tmp_path: Path, bucket: str, batchlab: Call) -> None:

@@ -75,15 +75,17 @@ class Checkpoints:
             f"store repair{self._files.option}` removes it and the run is trained again"
         )
 
-    def texts(self) -> Iterator[dict[str, str]]:
-        """The text of every checkpoint that can be read, without its tensors and unchecked."""
-        for path in self._files.heads(SUFFIX):
+    def texts(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """Key and text of every checkpoint that can be read, without its tensors and unchecked."""
+        for name, path in self._files.heads(SUFFIX):
+            if (key := key_of(name)) is None:
+                continue
             try:
                 with safe_open(path, framework="pt") as file:
                     meta = file.metadata() or {}
             except (SafetensorError, OSError, ValueError):
                 continue
-            yield meta
+            yield key, meta
 
     def files(self) -> list[str]:
         """The names of all files that are called like checkpoints, whatever is in them."""

@@ -40,8 +40,8 @@ class Files(Protocol):
         Raises `FileNotFoundError` where there is none, and `ValueError` where it is a link.
         """
 
-    def heads(self, suffix: str) -> Iterator[Path]:
-        """For each file called so a file on this machine that can be read up to its tensors.
+    def heads(self, suffix: str) -> Iterator[tuple[str, Path]]:
+        """The names of files called so, each with a file on this machine to read its texts from.
 
         It has the file's length and its safetensors header; what follows may be zeros.
         """

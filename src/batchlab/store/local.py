@@ -36,11 +36,11 @@ class LocalFiles:
             raise FileNotFoundError(path)
         yield path
 
-    def heads(self, suffix: str) -> Iterator[Path]:
+    def heads(self, suffix: str) -> Iterator[tuple[str, Path]]:
         """The files themselves."""
         for path in sorted(self._root.glob(f"*{suffix}")):
             if not path.is_symlink():
-                yield path
+                yield path.name, path
 
     def names(self) -> list[str]:
         """Of whatever is in the directory."""

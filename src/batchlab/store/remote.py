@@ -66,7 +66,7 @@ class RemoteFiles:
                 self._system.get_file(self._path(name), str(copy))
             yield copy
 
-    def heads(self, suffix: str) -> Iterator[Path]:
+    def heads(self, suffix: str) -> Iterator[tuple[str, Path]]:
         """Sparse copies, each gone when the next is asked for."""
         entries = self._entries()
         sizes = {name: entries[name]["size"] or 0 for name in entries if name.endswith(suffix)}
@@ -78,7 +78,7 @@ class RemoteFiles:
                     with self._told("read", name), copy.open("xb") as file:
                         file.write(content)
                         file.truncate(sizes[name])
-                    yield copy
+                    yield name, copy
                     copy.unlink()
 
     def names(self) -> list[str]:
