@@ -13,6 +13,7 @@ import torch
 import batchlab
 from batchlab.advice.advise import advise
 from batchlab.advice.answer import Advice
+from batchlab.advice.branches import COST, FURTHEST, MOST_SEEDS
 from batchlab.advice.budget import Budget
 from batchlab.advice.page import page
 from batchlab.analysis.noisy_quadratic import NoisyQuadratic
@@ -166,6 +167,19 @@ def test_a_known_truth(seed: int) -> None:
         assert abs(log(told.effect / exact)) < log(1.8)
     # The rate given is a third of the best: tuning has to find that out.
     assert 2 <= advice.tuned.multiplier <= 8
+
+
+def test_more_seeds_are_branched_where_few_do_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batchlab.advice.recommend.TESTED_REGRET", -1.0)  # never sure enough
+    advice = advise(quadratic.workload(batch_size=8), verify=True, budget="20000")
+    assert advice.recommended is None
+    assert advice.tests is not None
+    made = advice.tests.branches
+    assert MOST_SEEDS < made.seeds <= FURTHEST
+    for size, best in made.best.items():
+        at_best = [r for r in made.runs if (r.batch_size, r.multiplier) == (size, best)]
+        assert sorted(r.seed for r in at_best) == sorted([*range(made.seeds)] * len(made.steps))
+    assert made.samples <= COST * 20_000
 
 
 def test_an_error_keeps_what_was_measured(tmp_path: Path) -> None:

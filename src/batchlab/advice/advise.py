@@ -1,7 +1,7 @@
 """The stages in order: machine, present setting, prediction, branches, answer."""
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 
 from batchlab.advice import timing
 from batchlab.advice.answer import Advice, Cost, Tests
-from batchlab.advice.branches import COST, branch, plan
+from batchlab.advice.branches import COST, Plan, branch, plan
 from batchlab.advice.budget import DEFAULT, Budget
 from batchlab.advice.keep import Keep
 from batchlab.advice.present import Present, Say, run_present
@@ -155,11 +155,22 @@ def _stages(
     tests = None
     if verify:
         began = perf_counter()
-        allowed = COST * present.samples
-        tests = _tests(ready, run, allowed, rule, answer, told, measured, seed, keep, say)
+        first = rule
+
+        def judge(comparison: Comparison) -> tuple[Rule, Recommendation]:
+            known = first.tuned(1.0, _known(comparison.critical, noise))
+            return known, recommend(noise, size, run.steps, through, comparison, known.at)
+
+        def decided(comparison: Comparison) -> bool:
+            return judge(comparison)[1].choice is not None
+
+        # A run that has come to its target is short; where its branches do not decide, there may
+        # be as many as had it gone on for the whole budget.
+        allowed, most = COST * present.samples, COST * steps * size
+        planned = _planned(run, allowed, answer, told)
+        tests = _tests(ready, run, planned, most, rule, measured, decided, seed, keep, say)
         costs.append(Cost("branches", perf_counter() - began, tests.branches.samples))
-        rule = rule.tuned(1.0, _known(tests.comparison.critical, noise))
-        answer = recommend(noise, size, run.steps, through, tests.comparison, rule.at)
+        rule, answer = judge(tests.comparison)
     notes = (*ready.notes, *measured.notes)
     return Advice(
         ready.name,
@@ -200,24 +211,27 @@ def _noise(present: Present) -> tuple[list[Window], Interval]:
     return windows, pooled([w.estimate.scale for w in windows], size)
 
 
+def _planned(tuned: Present, allowed: float, predicted: Recommendation, sizes: list[int]) -> Plan:
+    """Where the best may be, by what was predicted, and not only next to the present size."""
+    size, rows = tuned.settings.batch_size, predicted.prediction.rows
+    possible = [row.batch_size for row in rows if row.seconds_over.low <= 1 + TOLERANCE]
+    high = min(max(possible[-1], size * SPAN), size * WIDEST)
+    return plan(tuned, allowed, sizes, possible[0], high)
+
+
 def _tests(
     ready: Prepared,
     tuned: Present,
-    allowed: float,
+    planned: Plan,
+    most: float,
     rule: Rule,
-    predicted: Recommendation,
-    sizes: list[int],
     measured: Machine,
+    decided: Callable[[Comparison], bool],
     seed: int,
     keep: Keep,
     say: Say,
 ) -> Tests:
     size = tuned.settings.batch_size
-    # Where the best may be, by what was predicted, and not only next to the present size.
-    rows = predicted.prediction.rows
-    possible = [row.batch_size for row in rows if row.seconds_over.low <= 1 + TOLERANCE]
-    high = min(max(possible[-1], size * SPAN), size * WIDEST)
-    planned = plan(tuned, allowed, sizes, possible[0], high)
     listed = ", ".join(map(str, planned.sizes))
     say(f"branches: batch sizes {listed}, {planned.samples:,} samples each")
     made = branch(
@@ -226,6 +240,8 @@ def _tests(
         rule,
         planned,
         micro=lambda b: timing.micro_batch(measured, b),
+        enough=lambda done: decided(compare(size, done.ratios())),
+        most=most,
         seed=seed,
         keep=lambda told: keep.stage("branches", told),
         say=say,

@@ -27,6 +27,7 @@ from batchlab.workloads.samples import Part, Samples
 
 PLACES = (0.0, 1 / 2)  # of the steps to the target
 SEEDS, MOST_SEEDS = 4, 6  # more than the fewest where they take no more than half of the cost
+FURTHEST = 12  # seeds, where fewer do not decide
 COST = 7.0  # all branches together at the most, in runs of the present setting
 RUNS = 32  # of three sizes: about three and a half rates each, and the other seeds at the best
 LONGEST = 3 / 4  # of the way to the target
@@ -157,6 +158,8 @@ def branch(
     planned: Plan,
     *,
     micro: Callable[[int], int | None],
+    enough: Callable[[Branches], bool],
+    most: float,
     seed: int = 0,
     keep: Callable[[dict[str, Any]], object] = lambda _: None,
     say: Say = lambda _: None,
@@ -164,7 +167,8 @@ def branch(
     """Run them: at each size rates around the rule's until the best is inside, on the first seed.
 
     The other seeds follow at the best rate; the present size keeps that of the tuned run. `micro`
-    gives a size's micro-batch.
+    gives a size's micro-batch. While it is not `enough`, seeds are added, up to `FURTHEST`
+    or `most` samples in all.
     """
     runner = _Runner(workload, _held_out(workload, seed), seed)
     places = _places(tuned)
@@ -197,6 +201,14 @@ def branch(
             f"batch size {size}: best at {best:g} times the rule's rate, {tried[best]:.2f} times "
             f"the samples of {base}"
         )
+    seed_takes = len(done.best) * len(places) * planned.samples
+    while done.seeds < FURTHEST and done.samples + seed_takes <= most:
+        if enough(done):
+            break
+        for size, best in done.best.items():
+            run(size, best, done.seeds)
+        done.seeds += 1
+        keep(done.json())
     return done
 
 

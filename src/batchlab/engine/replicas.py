@@ -19,6 +19,8 @@ from torch import nn
 
 from batchlab.engine import mlp
 from batchlab.engine.loop import can_compile
+from batchlab.engine.recorder import Recorders, on_cuda
+from batchlab.engine.replay import replayed
 from batchlab.engine.step import COMPILED, Stepper, stepper, torch_optimizer
 from batchlab.spec import Matmul, Phase, batch_slices
 
@@ -243,10 +245,16 @@ def can_stack(widths: Sequence[int], phase: Phase, matmul: Matmul, device: str) 
     return small and even and not compiled and matmul == "float32" and device == "cpu"
 
 
-def replicas(models: Sequence[nn.Module], phases: Sequence[Phase], matmul: Matmul) -> Replicas:
+def replicas(
+    models: Sequence[nn.Module],
+    phases: Sequence[Phase],
+    matmul: Matmul,
+    recorders: Recorders = on_cuda,
+) -> Replicas:
     """The fastest way to take the phase's steps; `phases` differ in their numbers only.
 
-    It depends on a model and its phase alone: not on how many of them there are.
+    It depends on a model and its phase alone: not on how many of them there are. `recorders` says
+    how steps are recorded and replayed, if they are.
     """
     layers = [mlp.linear_layers(model) for model in models]
     stackable = [own for own in layers if own is not None]
@@ -255,4 +263,9 @@ def replicas(models: Sequence[nn.Module], phases: Sequence[Phase], matmul: Matmu
         widths = [first[0].in_features, *(layer.out_features for layer in first)]
         if can_stack(widths, phases[0], matmul, first[0].weight.device.type):
             return Stacked(stackable, phases)
-    return Each([stepper(m, phase, matmul) for m, phase in zip(models, phases, strict=True)])
+    return Each(
+        [
+            replayed(stepper(m, phase, matmul), m, phase, recorders)
+            for m, phase in zip(models, phases, strict=True)
+        ]
+    )

@@ -49,12 +49,18 @@ class Stepper(ABC):
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Put back what `state` gave."""
 
+    def signs(self) -> list[torch.Tensor]:
+        """What remembers the losses of the steps since the last call, in their order: one number a
+        step, finite just where its loss is."""
+        signs, self._signs = self._signs, []
+        return signs
+
     def first_diverged(self) -> int | None:
         """Which of the steps since the last call was the first with a loss that is not finite."""
-        if not self._signs:
+        signs = self.signs()
+        if not signs:
             return None
-        bad = ~torch.cat(self._signs).isfinite()
-        self._signs.clear()
+        bad = ~torch.cat(signs).isfinite()
         return int(bad.nonzero()[0]) if bool(bad.any()) else None
 
 
@@ -198,11 +204,11 @@ class Autograd(Stepper):
     def steps(self, x_NI: torch.Tensor, y_N: torch.Tensor, size: int) -> None:
         """Forward, backward, update."""
         for rows in batch_slices(len(x_NI), size):
+            self._optimizer.zero_grad()  # first, whatever a step that was broken off has left
             with torch.autocast(x_NI.device.type, torch.bfloat16, enabled=self._bf16):
                 loss = F.cross_entropy(self._model(x_NI[rows]), y_N[rows])
             loss.backward()
             self._optimizer.step()
-            self._optimizer.zero_grad()
             self._signs.append(loss.detach().view(1))
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -229,7 +235,11 @@ class Autograd(Stepper):
 def torch_optimizer(
     parameters: Iterable[nn.Parameter], chosen: Optimizer, rate: float
 ) -> torch.optim.Optimizer:
-    """PyTorch's own optimizer with these settings, fused: one pass over its tensors."""
+    """PyTorch's own optimizer with these settings, fused: one pass over its tensors.
+
+    On CUDA its steps can be captured, which changes nothing in them.
+    """
+    parameters = list(parameters)
     if chosen.name == "sgd":
         return torch.optim.SGD(
             parameters,
@@ -245,6 +255,7 @@ def torch_optimizer(
         betas=(chosen.beta1, chosen.beta2),
         weight_decay=chosen.weight_decay,
         fused=True,
+        capturable=parameters[0].is_cuda,
     )
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from batchlab.engine.draws import epoch_order, generator
 from batchlab.engine.products import multiplying
+from batchlab.engine.recorder import Recorders, on_cuda
 from batchlab.engine.replicas import Replicas, replicas
 from batchlab.engine.state import Position, RunState, RunStatus
 from batchlab.probes.classification import Classification
@@ -52,6 +53,7 @@ def train(
     tick: Tick = ignore,
     save: Save = ignore,
     save_every_s: float = SAVE_EVERY_S,
+    recorders: Recorders = on_cuda,
 ) -> RunState:
     """Run the spec to its end, from `start` where one is given.
 
@@ -60,7 +62,7 @@ def train(
     measurement before it is recorded). `tick` is called every few steps and may raise, in which
     case the state is handed to `save` before the exception goes on; `save` is called every
     `save_every_s` seconds besides. The same spec gives the same records however often that
-    happens.
+    happens. `recorders` say how steps are recorded and replayed, if they are (`engine/replay.py`).
     """
 
     def save_one(states: list[RunState]) -> None:
@@ -70,7 +72,13 @@ def train(
         return start
     starts = None if start is None else [start]
     return train_together(
-        [spec], data, starts=starts, tick=tick, save=save_one, save_every_s=save_every_s
+        [spec],
+        data,
+        starts=starts,
+        tick=tick,
+        save=save_one,
+        save_every_s=save_every_s,
+        recorders=recorders,
     )[0]
 
 
@@ -82,13 +90,14 @@ def train_together(
     tick: Tick = ignore,
     save: Callable[[list[RunState]], None] = ignore,
     save_every_s: float = SAVE_EVERY_S,
+    recorders: Recorders = on_cuda,
 ) -> list[RunState]:
     """As `train` does, of specs of one `lockstep.shape` and of running `starts` at one position.
 
     Every state is what its spec alone would have come to, to the bit; a run that diverges leaves
     the others to go on. `tick` hears of the steps of one run.
     """
-    runs = _Runs(specs, data, starts)
+    runs = _Runs(specs, data, starts, recorders)
     saved = time.monotonic()
     if starts is None:
         runs.measure_all()
@@ -128,8 +137,13 @@ class _Runs:
     """Runs under way, all at one position."""
 
     def __init__(
-        self, specs: Sequence[TrainSpec], data: Data, starts: Sequence[RunState] | None
+        self,
+        specs: Sequence[TrainSpec],
+        data: Data,
+        starts: Sequence[RunState] | None,
+        recorders: Recorders,
     ) -> None:
+        self._recorders = recorders
         self._data, self._schedule, self._cadence = data, specs[0].schedule, specs[0].cadence
         self._runs = []
         for spec in specs:
@@ -154,7 +168,7 @@ class _Runs:
     def _replicas_of(self, models: Sequence[nn.Module]) -> Replicas:
         index = self._phase_index
         phases = [run.spec.schedule[index] for run in self._runs]
-        return replicas(models, phases, self._runs[0].spec.matmul)
+        return replicas(models, phases, self._runs[0].spec.matmul, self._recorders)
 
     @property
     def _phase_index(self) -> int:
