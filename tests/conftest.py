@@ -1,13 +1,17 @@
-"""The command line in this process, for every test that calls it."""
+"""What tests of several rooms use: the command line in this process, and a server of S3."""
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
 from batchlab.cli import main
+
+BUCKETS = count()  # that tests have had
 
 
 @dataclass
@@ -41,3 +45,53 @@ def batchlab(
         return Done(int(ended.value.code or 0), out, err)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[dict[str, str]]:
+    """A server of S3 on this machine, as the environment in which botocore uses it."""
+    pytest.importorskip("s3fs", reason="no s3fs here: nothing is tested at s3://")
+    moto = pytest.importorskip("moto.server", reason="no moto here: no server of S3 to test with")
+    server = moto.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nothing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+    }
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an empty bucket of the test's own."""
+    from s3fs import S3FileSystem
+
+    for name, value in s3_server.items():
+        monkeypatch.setenv(name, value)
+    name = f"test-{next(BUCKETS)}"
+    S3FileSystem().mkdir(name)
+    return f"s3://{name}"
+
+
+@pytest.fixture
+def changed_s3(bucket: str) -> Iterator[str]:
+    """A bucket for a test that changes the environment: a client has that of its first use."""
+    from s3fs import S3FileSystem
+
+    S3FileSystem.clear_instance_cache()
+    yield bucket
+    S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def unreachable(changed_s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An address at which nobody answers."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # as botocore counts; s3fs still has its own
+    return f"{changed_s3}/a"

@@ -106,11 +106,12 @@ def test_a_full_disk_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     checkpoints = Checkpoints(tmp_path / "s" / "partial")
-    before = checkpoints.path(KEYS[1]).read_bytes()
+    path = tmp_path / "s" / "partial" / f"{KEYS[1]}.safetensors"
+    before = path.read_bytes()
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="No space left"):
         checkpoints.save(KEYS[1], {"w": torch.zeros(3)}, {})
-    assert checkpoints.path(KEYS[1]).read_bytes() == before
+    assert path.read_bytes() == before
     assert checkpoints.others() == []
 
 

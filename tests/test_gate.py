@@ -95,6 +95,22 @@ def test_what_is_done_since_the_plan(tmp_path: Path) -> None:
         assert before.against == []
 
 
+def test_an_end_that_was_kept_since_the_plan(tmp_path: Path, other: Claims) -> None:
+    """No run tells of it; its claim is given back, and it is planned around from then on."""
+    specs: list[Spec] = [digits(phase(200), phase(size)) for size in (100, 300)]
+    with Store(tmp_path) as store, Claims(tmp_path) as mine:
+        before = gate(store, mine)
+        trunk = pieces(store, specs)[0]
+        assert isinstance(trunk, Stretch)
+        assert trunk.keep
+        assert not trunk.runs
+        execute(Job((trunk,), Site(store.root, None, "cpu")), lambda _: None)
+        assert not before.opens([trunk])
+        assert (before.refused, before.against) == (1, [])
+        assert gate(store, other).opens([trunk]), "it is still claimed"
+        assert trunk.label not in [piece.label for piece in pieces(store, specs)]
+
+
 def test_what_another_is_at_is_waited_for(
     tmp_path: Path, other: Claims, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from batchlab.cli_bench import bench
 from batchlab.cli_sweep import sweep
 from batchlab.options import (
     BackendName,
+    CheckpointsAt,
     DataDir,
     Device,
     DryRun,
@@ -50,6 +51,7 @@ from batchlab.spec import (
     parse_sizes,
 )
 from batchlab.stopping import stopping
+from batchlab.store.address import parse_address, try_address
 
 if TYPE_CHECKING:
     from batchlab.archive import Request
@@ -101,6 +103,7 @@ def reproduce(
     data_dir: DataDir = None,
     save_every: SaveEvery = 30,
     store: StoreDir = None,
+    checkpoints: CheckpointsAt = None,
     out: Annotated[Path, typer.Option(help="where the report goes")] = Path("out"),
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -122,7 +125,7 @@ def reproduce(
     if trials is not None:
         protocol = protocol.with_draws(trials)
     request = archive.Request(protocol=protocol, seeds=seeds, studies=chosen)
-    how = _How(backend, workers, threads, device, data_dir, save_every)
+    how = _How(backend, workers, threads, device, data_dir, save_every, _address(checkpoints))
     if dry_run:
         _say_plan(request.specs(), store or out / "store", how, as_json)
         return
@@ -164,6 +167,7 @@ def train(
     data_dir: DataDir = None,
     save_every: SaveEvery = 30,
     store: StoreDir = None,
+    checkpoints: CheckpointsAt = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -172,7 +176,7 @@ def train(
 
     chosen = _optimizer(optimizer, momentum, weight_decay)
     spec = _train_spec(_protocol(workload, matmul, device), phase, chosen, seed, every, steps)
-    how = _How(backend, workers, threads, device, data_dir, save_every)
+    how = _How(backend, workers, threads, device, data_dir, save_every, _address(checkpoints))
     if dry_run:
         _say_plan([spec], store, how, as_json)
         return
@@ -208,6 +212,7 @@ def trials(
     data_dir: DataDir = None,
     save_every: SaveEvery = 30,
     store: StoreDir = None,
+    checkpoints: CheckpointsAt = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -226,7 +231,8 @@ def trials(
         conventions=tuple(c for c in CONVENTIONS if c in chosen),
         detailed=min(detailed, trials),
     )
-    how = _How(backend, workers, threads, device, data_dir, save_every, keep_tensors)
+    address = _address(checkpoints)
+    how = _How(backend, workers, threads, device, data_dir, save_every, address, keep_tensors)
     if dry_run:
         _say_plan([spec], store, how, as_json)
         return
@@ -247,6 +253,7 @@ class _How(NamedTuple):
     device: str
     data_dir: Path | None
     save_every: float
+    checkpoints: str | None  # an address, where it is not the store
     tensors: Path | None = None
 
 
@@ -258,8 +265,11 @@ def _bench(store: Path | None, how: _How, *, look: bool = False) -> Iterator["Be
 
     backend = lab.choose_backend(how.backend, how.workers, how.threads)
     device = check_device(how.device)
+    address = how.checkpoints
+    if address is not None and not look:
+        try_address(address)
     with lab.open_store(store, look=look) as there, Live() as progress, stopping() as asked:
-        site = Site(there.root, how.data_dir, device, how.save_every, how.tensors)
+        site = Site(there.root, how.data_dir, device, how.save_every, how.tensors, address)
         yield lab.Bench(there, backend, site, progress, asked)
 
 
@@ -292,6 +302,10 @@ def _say_plan(specs: Sequence[Spec], store: Path | None, how: _How, as_json: boo
     print(costed.plan.said(costed.seconds))
     shown = zip(costed.plan.pieces, costed.costs, strict=True)
     say_rows([{"job": p.label, "steps": p.steps, "seconds": cost} for p, cost in shown])
+
+
+def _address(text: str | None) -> str | None:
+    return None if text is None else parse_address(text)
 
 
 def _protocol(workload: str, matmul: str, device: str) -> Protocol:

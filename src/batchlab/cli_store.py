@@ -4,8 +4,9 @@ from pathlib import Path
 
 import typer
 
-from batchlab.options import Json, StoreThere
+from batchlab.options import CheckpointsAt, Json, StoreThere
 from batchlab.printing import say_findings, say_json, say_rows
+from batchlab.store.address import parse_address
 
 MOST_ROWS = 200  # of a table for people
 
@@ -13,11 +14,15 @@ app = typer.Typer(help="Check a store, or repair it.", no_args_is_help=True)
 
 
 @app.command()
-def check(store: StoreThere = Path("out/store"), as_json: Json = False) -> None:
+def check(
+    store: StoreThere = Path("out/store"),
+    checkpoints: CheckpointsAt = None,
+    as_json: Json = False,
+) -> None:
     """Name everything in the store that is damaged; exit status 1 where anything is."""
     from batchlab.store.check import check as look
 
-    found = look(store)
+    found = look(store, None if checkpoints is None else parse_address(checkpoints))
     if as_json:
         say_json({"store": str(store), "damage": [damage._asdict() for damage in found]})
     else:
@@ -29,11 +34,15 @@ def check(store: StoreThere = Path("out/store"), as_json: Json = False) -> None:
 
 
 @app.command()
-def repair(store: StoreThere = Path("out/store"), as_json: Json = False) -> None:
+def repair(
+    store: StoreThere = Path("out/store"),
+    checkpoints: CheckpointsAt = None,
+    as_json: Json = False,
+) -> None:
     """Drop what is damaged, and only that; the damaged files stay in the store's `damaged`."""
     from batchlab.store.repair import repair as mend
 
-    done = mend(store)
+    done = mend(store, None if checkpoints is None else parse_address(checkpoints))
     copy = None if done.copy is None else str(done.copy)
     if as_json:
         dropped = [damage._asdict() for damage in done.dropped]

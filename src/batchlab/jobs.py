@@ -19,7 +19,8 @@ from batchlab.engine.train import SAVE_EVERY_S, Save, train_together
 from batchlab.engine.trials import TrialState, last_weight, run_trials
 from batchlab.plan import Piece, Points, Stretch, Trials, points, trajectory
 from batchlab.record import BinRecord, Record, TrialRecord
-from batchlab.spec import Spec, TrainSpec, UserError
+from batchlab.spec import Spec, TrainSpec
+from batchlab.store.address import files_at
 from batchlab.store.checkpoints import Checkpoints
 from batchlab.store.database import Run
 from batchlab.store.files import within
@@ -39,20 +40,22 @@ class Site:
     device: str
     save_every_s: float = SAVE_EVERY_S
     tensors: Path | None = None  # where trials leave their raw gradients, if anywhere
+    address: str | None = None  # where checkpoints are, if not in the store
 
     def checkpoints(self) -> Checkpoints:
         """Ends of stretches that others go on from, by trajectory."""
-        return Checkpoints(within(self._root, "checkpoints"))
+        return self._checkpoints("checkpoints")
 
     def partial(self) -> Checkpoints:
         """What is under way: stretches by trajectory, trials by their spec."""
-        return Checkpoints(within(self._root, "partial"))
+        return self._checkpoints("partial")
 
-    @property
-    def _root(self) -> Path:
+    def _checkpoints(self, name: str) -> Checkpoints:
+        if self.address is not None:
+            return Checkpoints(files_at(self.address, name))
         if self.store is None:
             raise ValueError("no checkpoints without a store")
-        return self.store
+        return Checkpoints(within(self.store, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +92,17 @@ def under_way_key(piece: Piece) -> str:
 def kept_ends(site: Site) -> dict[TrainSpec, Points]:
     """The trajectories whose ends are kept, and what was measured on their way.
 
-    A damaged file is no checkpoint: its stretch is trained again and takes its place. One that
-    diverged serves only the runs that were planned with it.
+    A damaged file is no checkpoint, nor one under another's name: its stretch is trained again and
+    takes its place. One that diverged serves only the runs that were planned with it.
     """
     kept = {}
-    for meta in site.checkpoints().texts():
+    for key, meta in site.checkpoints().texts():
         try:
             end = RunState.from_parts({}, meta)
             path = TrainSpec.model_validate_json(meta[SPEC])
         except (ValueError, KeyError):
             continue
-        if end.status == "finished":
+        if end.status == "finished" and path.key == key:
             kept[path] = Points(*measured(end.records))
     return kept
 
@@ -257,10 +260,7 @@ class _Checkpoint:
         try:
             return build(*found)
         except ValueError as error:
-            raise UserError(
-                f"checkpoint {self._checkpoints.path(self._key)}: damaged ({error}); `batchlab "
-                "store repair` removes it and the run starts over"
-            ) from None
+            raise self._checkpoints.damaged(self._key, error) from None
 
 
 def _run(site: Site, spec: Spec, status: str, steps: int, seconds: float) -> Run:

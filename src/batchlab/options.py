@@ -19,6 +19,14 @@ StoreDir = Annotated[Path | None, typer.Option("--store", help="where runs are k
 StoreThere = Annotated[Path, typer.Option("--store", help="where runs are kept")]
 BackendName = Annotated[str, typer.Option("--backend", help="serial or processes")]
 Threads = Annotated[int | None, typer.Option(min=1, help="threads of each worker")]
+CheckpointsAt = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoints",
+        metavar="ADDRESS",
+        help="keep checkpoints there, not in the store: s3://BUCKET/PREFIX, gs://..., a directory",
+    ),
+]
 SaveEvery = Annotated[
     float, typer.Option(min=0, help="seconds between checkpoints of runs under way")
 ]

@@ -6,11 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -70,12 +70,15 @@ class Process:
         return said[-1] if said else None
 
 
-Start = Callable[[Path, str], Process]
+class Start(Protocol):
+    """Begins to reproduce the study on a store, with a backend; with checkpoints elsewhere."""
+
+    def __call__(self, store: Path, backend: str, address: str | None = None) -> Process: ...
 
 
 @pytest.fixture(scope="session")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Begin to reproduce the study on a store, with a backend."""
+    """Each process is a fork of one that has imported everything."""
     logs = tmp_path_factory.mktemp("logs")
     one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}"}
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
@@ -92,11 +95,14 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     count = 0
     begun: list[Process] = []
 
-    def begin(store: Path, backend: str) -> Process:
+    def begin(store: Path, backend: str, address: str | None = None) -> Process:
         nonlocal count
         count += 1
         log = logs / f"{count}.jsonl"
-        asked = {"store": str(store), "backend": backend, "log": str(log)}
+        # A test may have another environment than the one that the zygote was started in.
+        server = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        asked: dict[str, Any] = {"store": str(store), "backend": backend, "log": str(log)}
+        asked |= {"address": address, "environment": server}
         assert zygote.stdin is not None
         assert zygote.stdout is not None
         zygote.stdin.write(json.dumps(asked) + "\n")

@@ -176,7 +176,7 @@ def test_checkpoints(damage: Callable[[bytes], bytes]) -> None:
         tensors = {"model/w": torch.arange(40.0), "optimizer/step": torch.tensor(3)}
         meta = {"status": "finished", "records": json.dumps([[0, 0.0, 0, "norm", "all", 0.5]])}
         checkpoints.save(KEYS[0], tensors, meta)
-        path = checkpoints.path(KEYS[0])
+        path = root / f"{KEYS[0]}.safetensors"
         path.write_bytes(damage(path.read_bytes()))
 
         def load() -> Any:

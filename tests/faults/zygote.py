@@ -1,7 +1,8 @@
 """Starts processes that work on a store within milliseconds: forks of one that has imported all.
 
-Reads `{"store", "backend", "log"}` a line, and answers with the new process's number. Each such
-process reproduces the study, appends what it begins to `log`, and ends with a line that says how.
+Reads `{"store", "backend", "log", "address", "environment"}` a line, and answers with the new
+process's number. Each such process reproduces the study, appends what it begins to `log`, and ends
+with a line that says how.
 """
 
 import json
@@ -9,6 +10,7 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +42,16 @@ def execute(job: Job, report: Report) -> list[Outcome]:
     return jobs.execute(job, report)
 
 
-def work(store: Path, backend: str) -> None:
+def work(store: Path, backend: str, address: str | None) -> None:
     made: Backend = Serial(1) if backend == "serial" else Processes(2, 1, "fork")
     with Store(store) as there, Live() as progress, stopping() as asked:
-        site = Site(there.root, None, "cpu", save_every_s=0.0)
+        often = 0.0 if address is None else 0.2  # over a network each takes a while
+        site = Site(there.root, None, "cpu", often, address=address)
         trained = reproduce(request(), Bench(there, made, site, progress, asked))
     tell(ended="finished", trained=trained)
 
 
-def child(asked: dict[str, str]) -> None:
+def child(asked: dict[str, Any]) -> None:
     global _log
     _log = asked["log"]
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -58,7 +61,8 @@ def child(asked: dict[str, str]) -> None:
     runner.execute = execute  # type: ignore[attr-defined]
     status = 0
     try:
-        work(Path(asked["store"]), asked["backend"])
+        os.environ.update(asked["environment"])
+        work(Path(asked["store"]), asked["backend"], asked["address"])
     except Interrupted:
         tell(ended="interrupted")
     except BaseException as error:
@@ -70,6 +74,8 @@ def child(asked: dict[str, str]) -> None:
 
 
 def main() -> None:
+    with suppress(ImportError):
+        import s3fs  # noqa: F401, takes a while; it does nothing before it is used
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead are gone at once
     for line in sys.stdin:
         number = os.fork()

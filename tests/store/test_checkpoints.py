@@ -22,7 +22,8 @@ def test_exact_round_trip(tmp_path: Path) -> None:
     assert found[1] == {"status": "running"}
     assert found[0].keys() == tensors.keys()
     assert all(torch.equal(v, found[0][k]) for k, v in tensors.items())
-    assert [p.name for p in checkpoints.path(KEY).parent.iterdir()] == [f"{KEY}.safetensors"]
+    assert checkpoints.where(KEY) == str(tmp_path / "deep" / "er" / f"{KEY}.safetensors")
+    assert [p.name for p in (tmp_path / "deep" / "er").iterdir()] == [f"{KEY}.safetensors"]
     checkpoints.drop(KEY)
     checkpoints.drop(KEY)
     assert checkpoints.load(KEY) is None
@@ -31,7 +32,7 @@ def test_exact_round_trip(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(KEY, {"w": torch.zeros(100)}, {})
-    path = checkpoints.path(KEY)
+    path = tmp_path / f"{KEY}.safetensors"
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(UserError, match="damaged") as raised:
         checkpoints.load(KEY)
@@ -41,7 +42,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["../../etc/passwd", "", "a", "/" * 64, "A" * 64])
 def test_only_keys_name_files(tmp_path: Path, key: str) -> None:
     with pytest.raises(ValueError, match="not a run's key"):
-        Checkpoints(tmp_path).path(key)
+        Checkpoints(tmp_path).where(key)
 
 
 def test_not_writable(tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from batchlab.spec import TrainSpec, UserError, parse_spec
-from batchlab.store.checkpoints import Checkpoints, temporary
+from batchlab.store.address import DIRECTORIES, files_at
+from batchlab.store.checkpoints import SUFFIX, Checkpoints, key_of
 from batchlab.store.connection import Connection
 from batchlab.store.digest import digest, rows_digest
-from batchlab.store.files import within
+from batchlab.store.files import TEMPORARY, UnreachableError, is_temporary_name, within
 from batchlab.store.schema import FIELDS, FILE, TABLES, rows_of, sealed
 
-DIRECTORIES = ("checkpoints", "partial")
+KILLED = "left by a writer that was killed"
 SPEC = "spec"  # the text of a checkpoint that says which trajectory it is the end of
 
 
@@ -20,16 +21,20 @@ class Damage(NamedTuple):
     """Something in a store that is not as it was written."""
 
     kind: str  # database, run, request, checkpoint, partial, leftover
-    name: str  # of a file, within the store; of a run, its key
+    name: str  # of a file, within the store or its address; of a run, its key
     problem: str
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}: {self.problem}"
 
 
-def check(root: Path) -> list[Damage]:
-    """All that is damaged; `UserError` where there is no store at all or none that can be read."""
-    return [*database_damage(root), *file_damage(root)]
+def check(root: Path, address: str | None = None) -> list[Damage]:
+    """All that is damaged in a store, and in its checkpoints at an address if it has any there.
+
+    Raises `UserError` where there is no store or none that can be read, or no such address.
+    """
+    elsewhere = [] if address is None else address_damage(address)
+    return [*database_damage(root), *file_damage(root), *elsewhere]
 
 
 def database_damage(root: Path) -> Iterator[Damage]:
@@ -81,12 +86,27 @@ def file_damage(root: Path) -> Iterator[Damage]:
         except UserError as error:
             yield Damage(kind, name, str(error).partition(": ")[2])
             continue
-        for path in checkpoints.files():
-            if problem := _checkpoint_problem(checkpoints, path):
-                yield Damage(kind, f"{name}/{path.name}", problem)
-        for path in checkpoints.others():
-            what = "left by a writer that was killed" if temporary(path) else "nothing of a store's"
-            yield Damage("leftover", f"{name}/{path.name}", what)
+        for file in checkpoints.files():
+            if problem := _checkpoint_problem(checkpoints, file.removesuffix(SUFFIX)):
+                yield Damage(kind, f"{name}/{file}", problem)
+        for file in checkpoints.others():
+            what = KILLED if file.endswith(TEMPORARY) else "nothing of a store's"
+            yield Damage("leftover", f"{name}/{file}", what)
+
+
+def address_damage(address: str) -> Iterator[Damage]:
+    """The same of checkpoints at an address. Others may keep their own files there: not named.
+
+    Raises `UnreachableError` where they can't be read now: that is no damage.
+    """
+    for name in DIRECTORIES:
+        checkpoints = Checkpoints(files_at(address, name))
+        for file in checkpoints.files():
+            key = key_of(file)
+            if key is not None and (problem := _checkpoint_problem(checkpoints, key)):
+                yield Damage(name.removesuffix("s"), f"{address}/{name}/{file}", problem)
+        for file in filter(is_temporary_name, checkpoints.others()):
+            yield Damage("leftover", f"{address}/{name}/{file}", KILLED)
 
 
 def run_problem(db: sqlite3.Connection, number: int) -> tuple[str, str | None]:
@@ -132,9 +152,11 @@ def _numbers(db: sqlite3.Connection, table: str) -> list[int]:
     return [number for (number,) in db.execute(f"SELECT id FROM {table} NOT INDEXED ORDER BY id")]
 
 
-def _checkpoint_problem(checkpoints: Checkpoints, path: Path) -> str | None:
+def _checkpoint_problem(checkpoints: Checkpoints, key: str) -> str | None:
     try:
-        found = checkpoints.load(path.stem)
+        found = checkpoints.load(key)
+    except UnreachableError:
+        raise
     except UserError as error:
         return _brief(str(error))
     except ValueError as error:
@@ -142,7 +164,7 @@ def _checkpoint_problem(checkpoints: Checkpoints, path: Path) -> str | None:
     if found is None or SPEC not in found[1]:
         return None
     try:
-        if TrainSpec.model_validate_json(found[1][SPEC]).key == path.stem:
+        if TrainSpec.model_validate_json(found[1][SPEC]).key == key:
             return None
     except ValueError:
         pass

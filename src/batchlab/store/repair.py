@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from batchlab.record import BinRecord, Record, TrialRecord
 from batchlab.spec import UserError
+from batchlab.store.address import files_at
 from batchlab.store.check import (
     Damage,
     check,
-    file_damage,
     request_problem,
     run_problem,
     run_row,
@@ -24,6 +24,7 @@ from batchlab.store.owners import living
 from batchlab.store.schema import TABLES, VERSION, create, rows_of
 
 DAMAGED = "damaged"  # where the damaged files go
+ELSEWHERE = "address"  # ...in it, those that were not in the store
 PAGE_COUNT = slice(28, 32)  # in an SQLite file's header, big-endian
 MISSES = 1000  # numbers without a run after which no more are looked for
 
@@ -36,30 +37,37 @@ class Repaired(NamedTuple):
     copy: Path | None  # the damaged files; `None` where nothing was damaged
 
 
-def repair(root: Path) -> Repaired:
+def repair(root: Path, address: str | None = None) -> Repaired:
     """Drop what is damaged and nothing else; what is dropped stays in `damaged/`.
 
-    Raises `UserError` where the store is in use or of another program.
+    With an `address`, also of the checkpoints there. Raises `UserError` where the store is in use
+    or of another program, or where the address can't be reached.
     """
     if not (root / FILE).exists():
         raise UserError(f"store {root}: no store there (no {FILE}); name one that is")
     if living(root):
         raise UserError(f"store {root}: in use; stop what is at work on it, then repair it")
-    damage = check(root)
+    damage = check(root, address)
     if not damage:
         with Store(root, create=False) as store:
             return Repaired(len(store.states()), [], None)
     copy = root / DAMAGED / time.strftime("%Y-%m-%d-%H%M%S")
     try:
-        return _repair(root, damage, copy)
+        return _repair(root, address, damage, copy)
     except OSError as error:
         raise UserError(f"store {root}: can't be repaired ({error.strerror})") from None
 
 
-def _repair(root: Path, damage: list[Damage], copy: Path) -> Repaired:
+def _repair(root: Path, address: str | None, damage: list[Damage], copy: Path) -> Repaired:
     copy.mkdir(parents=True)
     dropped = [d for d in damage if d.kind in ("checkpoint", "partial", "leftover")]
-    for name in (d.name for d in file_damage(root)):
+    for name in (d.name for d in dropped):
+        if address is not None and name.startswith(f"{address}/"):
+            *_, directory, file = name.split("/")
+            target = copy / ELSEWHERE / directory / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            files_at(address, directory).take(file, target)
+            continue
         target = copy / name
         target.parent.mkdir(exist_ok=True)
         (root / name).rename(target)
