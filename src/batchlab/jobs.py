@@ -4,7 +4,7 @@ import json
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -39,6 +39,11 @@ class Site:
     device: str
     save_every_s: float = SAVE_EVERY_S
     tensors: Path | None = None  # where trials leave their raw gradients, if anywhere
+
+    def absolute(self) -> "Site":
+        """The same for a worker with another current directory."""
+        paths = {"store": self.store, "data_dir": self.data_dir, "tensors": self.tensors}
+        return replace(self, **{name: path and path.absolute() for name, path in paths.items()})
 
     def checkpoints(self) -> Checkpoints:
         """Ends of stretches that others go on from, by trajectory."""
