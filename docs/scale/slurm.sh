@@ -38,7 +38,7 @@ study=$!
 trap 'kill -TERM "$study"' TERM
 status=0
 wait "$study" || status=$?
-if kill -0 "$study" 2>/dev/null; then # the wait ended by the signal
+if ((status == 143)); then # the wait was cut short by the signal
     status=0
     wait "$study" || status=$?
 fi

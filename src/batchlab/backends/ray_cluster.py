@@ -1,14 +1,17 @@
 """A Ray to work on: one started on this machine, or a cluster that is there."""
 
+import fcntl
 import logging
 import os
 import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import floor
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -16,6 +19,8 @@ import ray
 from batchlab.spec import UserError
 
 STORE_BYTES = 128 * 2**20  # of a Ray started here, for jobs and results: some MB each
+PREFIX = "batchlab-ray-"
+YOUNG_S = 60.0  # a directory may not be locked yet
 LONGEST = 20  # characters of a directory's name: Ray's sockets in it may have 103
 Needs = dict[str, float]  # of a job: resources as Ray calls them
 
@@ -82,13 +87,39 @@ def _handlers() -> dict[int, Any]:
 
 @contextmanager
 def _directory() -> Iterator[str]:
-    """For a Ray started here: its own, where others' can't be in the way."""
-    place = tempfile.gettempdir()
-    made = tempfile.mkdtemp(prefix="batchlab-ray-", dir=place if len(place) <= LONGEST else "/tmp")
+    """For a Ray started here: its own, where others' can't be in the way.
+
+    Those of commands that were killed are removed: a lock ends with its process, however that ends.
+    """
+    place = Path(tempfile.gettempdir())
+    if len(str(place)) > LONGEST:
+        place = Path("/tmp")
+    for other in place.glob(f"{PREFIX}*"):
+        if _left(other):
+            shutil.rmtree(other, ignore_errors=True)
+    made = tempfile.mkdtemp(prefix=PREFIX, dir=place)
+    lock = os.open(made, os.O_RDONLY)
     try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield made
     finally:
+        os.close(lock)
         shutil.rmtree(made, ignore_errors=True)
+
+
+def _left(other: Path) -> bool:
+    """Whether no process has it any more, nor is just about to."""
+    try:
+        lock = os.open(other, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return time.time() - os.fstat(lock).st_mtime > YOUNG_S
+    except OSError:
+        return False
+    finally:
+        os.close(lock)
 
 
 @contextmanager
