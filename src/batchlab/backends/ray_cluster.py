@@ -22,6 +22,8 @@ STORE_BYTES = 128 * 2**20  # of a Ray started here, for jobs and results: some M
 PREFIX = "batchlab-ray-"
 YOUNG_S = 60.0  # a directory may not be locked yet
 LONGEST = 20  # characters of a directory's name: Ray's sockets in it may have 103
+# Ray's workers give way to everything else on a machine, so that beside another job they stand still.
+SYSTEM = {"worker_niceness": 0}
 Needs = dict[str, float]  # of a job: resources as Ray calls them
 
 
@@ -65,6 +67,7 @@ def _connect(address: str | None, cpus: int, gpus: int | None, temporary: str) -
             num_gpus=gpus,
             object_store_memory=STORE_BYTES,
             include_dashboard=False,
+            _system_config=SYSTEM,
             _temp_dir=temporary,
             **said,
         )
