@@ -42,8 +42,12 @@ class Site:
 
     def absolute(self) -> "Site":
         """The same for a worker with another current directory."""
-        paths = {"store": self.store, "data_dir": self.data_dir, "tensors": self.tensors}
-        return replace(self, **{name: path and path.absolute() for name, path in paths.items()})
+        return replace(
+            self,
+            store=self.store and self.store.absolute(),
+            data_dir=self.data_dir and self.data_dir.absolute(),
+            tensors=self.tensors and self.tensors.absolute(),
+        )
 
     def checkpoints(self) -> Checkpoints:
         """Ends of stretches that others go on from, by trajectory."""

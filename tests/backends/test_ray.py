@@ -14,9 +14,9 @@ from batchlab.spec import UserError
 from tests.backends.conftest import NO_RAY
 from tests.backends.test_backends import double
 
-pytest.importorskip("ray", reason=NO_RAY)
-from batchlab.backends import ray as ray_backend
-from batchlab.backends import ray_cluster, ray_worker
+ray: Any = pytest.importorskip("ray", reason=NO_RAY)
+from batchlab.backends import ray as ray_backend  # noqa: E402, where there is one
+from batchlab.backends import ray_cluster, ray_worker  # noqa: E402
 
 
 def done(wanted: Wanted, items: int = 1) -> dict[int, int]:
@@ -67,7 +67,7 @@ def test_room() -> None:
         {"Alive": False, "Resources": {"CPU": 99.0, "GPU": 9.0, "memory": 9e9}},
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ray_cluster.ray, "nodes", lambda: nodes)
+        patch.setattr(ray, "nodes", lambda: nodes)
         assert ray_cluster.room({"CPU": 2}) == 3 + 8
         assert ray_cluster.room({"CPU": 2, "memory": 1.5e9}) == 2
         assert ray_cluster.room({"CPU": 0.5, "GPU": 0.1}) == 10
@@ -115,7 +115,7 @@ def test_the_ear_may_die(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def progress(_: int, units: int) -> None:
         if not heard:
-            ray_backend.ray.kill(tasks[0]._ear, no_restart=False)
+            ray.kill(tasks[0]._ear, no_restart=False)
         heard.append(units)
 
     results = BACKENDS["ray"](Wanted(1, 1)).map(

@@ -20,7 +20,7 @@ def request() -> Request:
     """Branches, switches, stacks of replicas, the compiled loop, matrix products, trials."""
     smoke = workload("digits").protocol.smoke()
     update = {"model": Model(hidden=(16,)), "trial_batch_sizes": (1, 16), "trial_samples": 64}
-    update |= {"crossed_batch_sizes": (1, 16), "detailed": 1, "crossed": 1}
+    update |= {"crossed_batch_sizes": (1, 16), "detailed": 2, "crossed": 2}
     studies = ("batch-size", "switching", "gradient")
     return Request(protocol=smoke.model_copy(update=update), seeds=1, studies=studies)
 

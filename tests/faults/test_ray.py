@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,17 +27,25 @@ from tests.test_runner import Silent
 
 ray: Any = pytest.importorskip("ray", reason=NO_RAY)
 from batchlab.backends.ray import Ray  # noqa: E402, where there is one
+from batchlab.backends.ray_cluster import SYSTEM  # noqa: E402
+
+STEPS, STEP_S = 1500, 0.002  # of a job
 
 
 @dataclass(frozen=True)
-class Signed:
-    """In the place of `jobs.execute`: leaves the number of the process that has the job."""
+class Slow:
+    """In the place of `jobs.execute`: seconds on any machine; leaves its process's number."""
 
     place: Path
 
     def __call__(self, job: Job, report: Report) -> list[Outcome]:
         (self.place / f"{os.getpid()}").touch()
-        return jobs.execute(job, report)
+
+        def slowly(steps: int) -> None:
+            time.sleep(STEP_S * steps)
+            report(steps)
+
+        return jobs.execute(job, slowly)
 
 
 class Watching(Silent):
@@ -59,12 +67,12 @@ class Watching(Silent):
 
 
 def specs() -> list[TrainSpec]:
-    """Each a job of its own, of a second or more."""
-    phase = Phase(batch_size=48, learning_rate=0.01, epochs=150)
+    """Each a job of its own."""
+    phase = Phase(batch_size=48, learning_rate=0.01, steps=STEPS)
     return [
         TrainSpec(
             workload="digits",
-            model=Model(hidden=(256 + seed, 256)),
+            model=Model(hidden=(32 + seed,)),
             schedule=(phase,),
             seed=seed,
             cadence=Cadence(every=10),
@@ -77,7 +85,7 @@ def run(root: Path, backend: Backend, progress: Silent) -> dict[str, Any]:
     with Store(root) as store:
         site = Site(store.root, None, "cpu", save_every_s=0.1)
         assert runner.run_all(specs(), store, backend, site, progress=progress) == len(specs())
-    assert check(root) == []
+    assert {damage.kind for damage in check(root)} <= {"leftover"}
     return content(root)
 
 
@@ -86,11 +94,20 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return run(tmp_path_factory.mktemp("alone") / "store", Serial(1), Silent())
 
 
-def test_a_worker_is_killed(
-    tmp_path: Path, alone: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runner, "execute", Signed(tmp_path))
+@pytest.fixture
+def short() -> Iterator[str]:
+    """A directory for Ray, whose sockets' paths have to be short."""
+    with tempfile.TemporaryDirectory(prefix="faults") as name:
+        yield name
 
+
+@pytest.fixture
+def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "execute", Slow(tmp_path))
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_worker_is_killed(tmp_path: Path, alone: dict[str, Any]) -> None:
     def kill() -> None:
         os.kill(min(int(path.name) for path in tmp_path.glob("[0-9]*")), signal.SIGKILL)
 
@@ -100,13 +117,17 @@ def test_a_worker_is_killed(
     assert len(list(tmp_path.glob("[0-9]*"))) == 3  # two, and the one in place of the first
 
 
-def test_a_node_goes_away(tmp_path: Path, alone: dict[str, Any]) -> None:
+@pytest.mark.usefixtures("slow")
+def test_a_node_goes_away(
+    tmp_path: Path, alone: dict[str, Any], short: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ray.cluster_utils import Cluster
 
-    memory = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **memory})
+    monkeypatch.setenv("RAY_TMPDIR", short)
+    part = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=part | {"_system_config": SYSTEM})
     try:
-        node = cluster.add_node(num_cpus=1, **memory)
+        node = cluster.add_node(**part)
         backend = Ray(Wanted(address=cluster.address))
         assert (backend.workers, backend.threads) == (2, 1)
         watching = Watching(2, lambda: cluster.remove_node(node, allow_graceful=False))
@@ -116,27 +137,26 @@ def test_a_node_goes_away(tmp_path: Path, alone: dict[str, Any]) -> None:
         cluster.shutdown()
 
 
-def test_ctrl_c_and_on_from_there(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, short: str) -> None:
     words = ["train", "--phase", "2:0.01:150", "--threads", "1", "--json", "--save-every", "0.2"]
     words += ["--backend", "ray", "--workers", "1", "--store", "store"]
-    with tempfile.TemporaryDirectory(prefix="faults") as temporary:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "batchlab", *words],
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=os.environ | {"TMPDIR": temporary},
-            start_new_session=True,
-            text=True,
-        )
-        partial = tmp_path / "store" / "partial"
-        end = time.monotonic() + PATIENCE_S
-        while not list(partial.glob("*.safetensors")) and time.monotonic() < end:
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=PATIENCE_S)
-        nothing_left(Path(temporary))
-        assert os.listdir(temporary) == []
+    process = subprocess.Popen(
+        [sys.executable, "-m", "batchlab", *words],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"TMPDIR": short},
+        start_new_session=True,
+        text=True,
+    )
+    partial = tmp_path / "store" / "partial"
+    end = time.monotonic() + PATIENCE_S
+    while not list(partial.glob("*.safetensors")) and time.monotonic() < end:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=PATIENCE_S)
+    nothing_left(Path(short))
+    assert os.listdir(short) == []
     assert process.returncode == 130, err
     assert out == ""
     assert "stopped; what is finished is kept" in err
@@ -144,5 +164,7 @@ def test_ctrl_c_and_on_from_there(tmp_path: Path) -> None:
 
 
 def test_no_cluster_there() -> None:
-    with pytest.raises(UserError, match=r"^--address 127.0.0.1:1: no cluster \(.*HOST:PORT"):
+    with pytest.raises(
+        UserError, match=r"^--address 127.0.0.1:1: no cluster \(.*refused.*HOST:PORT"
+    ):
         Ray(Wanted(address="127.0.0.1:1"))

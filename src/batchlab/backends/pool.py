@@ -4,7 +4,7 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol
+from typing import Any, Protocol
 
 from batchlab.backends.base import Interrupted, Item, Result, Work, WorkerLostError
 
@@ -15,11 +15,11 @@ Heard = Callable[[int, int], None]  # units done of the item with this index
 
 
 @dataclass(slots=True)
-class Ended(Generic[Result]):
+class Ended:
     """How the work of an item ended: by its result, by its exception, or by its worker's death."""
 
     index: int
-    result: Result | None = None
+    result: Any = None
     error: BaseException | None = None
     lost: bool = False
 
@@ -30,7 +30,7 @@ class Pool(Protocol):
     def submit(self, work: Work[Item, Any], item: Item, index: int) -> None:
         """Begin the work of an item, of which there are never more than workers."""
 
-    def ended(self, heard: Heard) -> list[Ended[Any]]:
+    def ended(self, heard: Heard) -> list[Ended]:
         """What has ended by now, waited for a moment; `heard` gets all reports so far.
 
         Where workers were lost there are others in their place.
@@ -110,7 +110,7 @@ class _Order:
                 return index
         return None
 
-    def note(self, one: Ended[Any]) -> None:
+    def note(self, one: Ended) -> None:
         """Let those begin that waited for it, or itself again; `WorkerLostError` at some point."""
         if one.lost:
             self._losses[one.index] += 1

@@ -90,7 +90,7 @@ class _Processes:
             future.set_exception(error)
         self._index_of[future] = index
 
-    def ended(self, heard: Heard) -> list[Ended[Any]]:
+    def ended(self, heard: Heard) -> list[Ended]:
         """All that were under way, where a process was lost."""
         done, _ = wait(self._index_of, POLL_S, FIRST_COMPLETED)
         broken = any(isinstance(future.exception(), BrokenProcessPool) for future in done)
@@ -125,7 +125,7 @@ class _Processes:
         self._reports.close()
 
 
-def _ended(index: int, future: Future[Any]) -> Ended[Any]:
+def _ended(index: int, future: Future[Any]) -> Ended:
     error = future.exception()
     if error is None:
         return Ended(index, future.result())

@@ -120,7 +120,7 @@ class _Tasks:
         task = self._enter.remote(self._versions, self._ear, attempt, threads, call)
         self._under_way[task] = attempt, index
 
-    def ended(self, heard: Heard) -> list[Ended[Any]]:
+    def ended(self, heard: Heard) -> list[Ended]:
         """What has, of a moment's waiting."""
         done = self._wait()
         self._listen(heard)
@@ -155,7 +155,7 @@ class _Tasks:
         if more:
             heard(index, more)
 
-    def _ended(self, task: Any, heard: Heard) -> Ended[Any]:
+    def _ended(self, task: Any, heard: Heard) -> Ended:
         attempt, index = self._under_way.pop(task)
         try:
             node, found, units, result = ray.get(task)

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -20,9 +21,10 @@ from batchlab.spec import UserError
 
 STORE_BYTES = 128 * 2**20  # of a Ray started here, for jobs and results: some MB each
 PREFIX = "batchlab-ray-"
+ANSWER_S = 10.0
 YOUNG_S = 60.0  # a directory may not be locked yet
 LONGEST = 20  # characters of a directory's name: Ray's sockets in it may have 103
-# Ray's workers give way to everything else on a machine, so that beside another job they stand still.
+# Ray has its workers give way to all else on a machine: beside other work they would stand still.
 SYSTEM = {"worker_niceness": 0}
 Needs = dict[str, float]  # of a job: resources as Ray calls them
 
@@ -72,6 +74,9 @@ def _connect(address: str | None, cpus: int, gpus: int | None, temporary: str) -
             **said,
         )
     else:
+        host, _, port = address.rpartition(":")
+        if host:  # Ray would try for minutes
+            socket.create_connection((host, int(port)), ANSWER_S).close()
         ray.init(address, **said)
 
 
