@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from batchlab.backends import BACKENDS
-from batchlab.backends.base import Backend, Interrupted, Report, Wanted, WorkerLostError
+from batchlab.backends.base import Interrupted, Report, Wanted, WorkerLostError
 from batchlab.backends.processes import Processes
 
 
@@ -183,34 +183,36 @@ def die(item: int, report: Report) -> int:  # noqa: ARG001
     return item
 
 
-@pytest.fixture(params=["processes", "ray"])
-def several(request: pytest.FixtureRequest) -> Backend:
-    """A backend whose workers are other processes, one of them."""
-    if request.param == "ray":
-        request.getfixturevalue("one_ray")
-        return BACKENDS["ray"](Wanted(1, 1))
-    return Processes(1, 1, "forkserver")
+# That Ray's tasks lose theirs: tests/faults/test_ray.py. The counting is the same code.
 
 
-def test_a_lost_worker_is_replaced(tmp_path: Path, several: Backend) -> None:
+def test_a_lost_worker_is_replaced(tmp_path: Path) -> None:
     items = [tmp_path / name for name in "abc"]
     results = dict(
-        several.map(
+        Processes(2, 1, "forkserver").map(
             die_once, items, progress=lambda *_: None, stopping=lambda: False, after=[None, 0, 1]
         )
     )
     assert results == {0: "a", 1: "b", 2: "c"}
 
 
-def test_but_not_for_ever(several: Backend) -> None:
+def test_but_not_for_ever() -> None:
     with pytest.raises(WorkerLostError, match=r"^.* 3 times at one job .* goes on from there$"):
-        list(several.map(die, [1], progress=lambda *_: None, stopping=lambda: False))
+        list(
+            Processes(1, 1, "forkserver").map(
+                die, [1], progress=lambda *_: None, stopping=lambda: False
+            )
+        )
 
 
-def test_they_are_other_processes_with_their_own_threads(several: Backend) -> None:
-    results = dict(several.map(where, [0, 1], progress=lambda *_: None, stopping=lambda: False))
+def test_they_are_other_processes_with_their_own_threads(name: str) -> None:
+    results = dict(
+        BACKENDS[name](Wanted(2, 1)).map(
+            where, [0, 1], progress=lambda *_: None, stopping=lambda: False
+        )
+    )
     for pid, threads in results.values():
-        assert pid != os.getpid()
+        assert (pid == os.getpid()) == (name == "serial")
         assert threads == 1
 
 
