@@ -16,6 +16,9 @@ SHARED="${SHARED:-$SLURM_SUBMIT_DIR}"
 source "$SHARED/venv/bin/activate"
 export BATCHLAB_DATA_DIR="${BATCHLAB_DATA_DIR:-$SHARED/data}"
 export RAY_USAGE_STATS_ENABLED=0
+# Others who reach these nodes must not: Ray's token is in the home directory, which all nodes see.
+export RAY_AUTH_MODE=token
+ray get-auth-token --generate >/dev/null
 
 # The script runs on the first node, which is the head; `ray start` returns when it is up.
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)

@@ -84,7 +84,10 @@ def _no_cluster(address: str | None, error: Exception) -> str:
     why = " ".join(str(error).split())
     if address is None:
         return f"--backend ray: Ray can't be started here ({why}); use processes"
-    return f"--address {address}: no cluster ({why}); must be HOST:PORT of its head, or auto"
+    return (
+        f"--address {address}: no cluster ({why}); must be HOST:PORT of its head, or auto, "
+        "with RAY_AUTH_MODE as there"
+    )
 
 
 def _handlers() -> dict[int, Any]:
