@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 
 from batchlab import laboratory as lab
-from batchlab.backends.base import cores, limit_threads
+from batchlab.backends.base import Wanted, cores, limit_threads
 from batchlab.jobs import Site
 from batchlab.progress import Live
 from batchlab.spec import Cadence, Model, Phase
@@ -94,7 +94,7 @@ def data(case: Case, size: int, rounds: int) -> None:
 
 def seeds(name: str, phase: Phase, rounds: int, data_dir: Path | None) -> None:
     """The same spec, more and more seeds; seconds of wall time."""
-    protocol, backend = workload(name).protocol, lab.choose_backend("processes", None, None)
+    protocol, backend = workload(name).protocol, lab.choose_backend("processes", Wanted())
     spent: dict[int, list[float]] = {count: [] for count in SEEDS}
     for _ in range(rounds):
         for count in SEEDS:

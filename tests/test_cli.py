@@ -127,7 +127,7 @@ BAD: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
     "seed": ((*TRAIN, "--seed", "-1"), ("--seed",)),
     "seed not a number": ((*TRAIN, "--seed", "x"), ("--seed", "integer")),
     "steps": ((*TRAIN, "--steps", "0"), ("--steps",)),
-    "backend": ((*TRAIN, "--backend", "abacus"), ("abacus", "serial", "processes")),
+    "backend": ((*TRAIN, "--backend", "abacus"), ("abacus", "serial", "processes", "ray")),
     "workers": ((*TRAIN, "--workers", "0"), ("--workers",)),
     "device": ((*TRAIN, "--device", "tpu"), ("tpu", "cpu", "cuda")),
     "option": ((*TRAIN, "--sede", "1"), ("--sede",)),

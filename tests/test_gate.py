@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from batchlab.backends.base import Interrupted, WorkerLostError
+from batchlab.backends.base import Interrupted
 from batchlab.backends.serial import Serial
 from batchlab.gate import Gate
 from batchlab.jobs import Ended, Job, Outcome, Site, execute, under_way_key
 from batchlab.plan import Stretch, shared_steps
 from batchlab.runner import prepare, run_all
-from batchlab.spec import Optimizer, Spec, TrainSpec, UserError
+from batchlab.spec import Optimizer, Spec, TrainSpec
 from batchlab.store.claims import Claims
 from batchlab.store.database import Run, Store
 from tests.test_runner import START, TRIALS, Silent, digits, phase
@@ -147,17 +147,6 @@ def test_waiting_can_be_stopped(tmp_path: Path, other: Claims) -> None:
         site = Site(store.root, None, "cpu")
         with pytest.raises(Interrupted):
             run_all([START], store, Serial(1), site, progress=Silent(), stopping=lambda: True)
-
-
-def test_a_worker_lost_too_often_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(*_: object, **__: object) -> Iterator[object]:
-        raise WorkerLostError(0, 3)
-
-    monkeypatch.setattr(Serial, "map", lost)
-    with Store(tmp_path) as store:
-        site = Site(store.root, None, "cpu")
-        with pytest.raises(UserError, match=r"killed 3 times at one job .* goes on from there"):
-            run_all([START], store, Serial(1), site, progress=Silent())
 
 
 class Swollen:

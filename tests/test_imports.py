@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "probes": {"record", "spec"},
     "engine": {"spec", "record", "workloads", "probes"},
     "store": {"spec", "record"},
-    "backends": set(),
+    "backends": {"spec"},
     "plan": {"spec"},
     "lockstep": {"plan", "spec"},
     "calibrate": {"plan", "lockstep", "engine", "workloads", "backends", "spec"},

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from batchlab.backends import BACKENDS
 from batchlab.backends.base import Interrupted
 from batchlab.jobs import Job, Outcome, execute
 from batchlab.lockstep import MOST, Group, groups, shape
@@ -117,7 +116,7 @@ def family() -> list[TrainSpec]:
     return made
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", ["serial", "processes"])
 def test_the_store_is_as_of_runs_alone(tmp_path: Path, name: str) -> None:
     specs = family()
     with Store(tmp_path) as store:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from batchlab.backends import BACKENDS
 from batchlab.backends.base import Interrupted
 from batchlab.backends.serial import Serial
 from batchlab.jobs import Site
@@ -60,13 +59,11 @@ TRIALS = TrialsSpec(start=START, batch_sizes=(4, 16), samples=32, draws=3, learn
 def run(
     store: Store,
     specs: list[Spec],
-    name: str = "serial",
     stopping: Callable[[], bool] = lambda: False,
 ) -> tuple[int, Silent]:
     progress = Silent()
     site = Site(store.root, None, "cpu", save_every_s=0.0)
-    backend = BACKENDS[name](2, 1)
-    return run_all(specs, store, backend, site, progress=progress, stopping=stopping), progress
+    return run_all(specs, store, Serial(1), site, progress=progress, stopping=stopping), progress
 
 
 def test_what_is_stored_is_not_run_again(tmp_path: Path) -> None:
@@ -108,27 +105,6 @@ def test_no_trials_from_a_diverged_start(tmp_path: Path) -> None:
         assert done == 2
         assert [line.partition(":")[0] for line in progress.said] == ["diverged", "left out"]
         assert not store.runs([trials.key])
-
-
-def test_the_same_records_on_every_backend(tmp_path: Path) -> None:
-    specs: list[Spec] = [digits(phase(9), seed=s) for s in range(3)] + [TRIALS]
-    frames = {}
-    for name in BACKENDS:
-        with Store(tmp_path / name) as store:
-            run(store, specs, name)
-            keys = [s.key for s in specs]
-            frames[name] = (
-                store.records(keys)
-                .sort_values(["key", "step", "name", "layer"])
-                .to_numpy()
-                .tolist(),
-                store.trials(keys).to_numpy().tolist(),
-                store.bins(keys).to_numpy().tolist(),
-            )
-    first = frames.pop("serial")
-    for name, other in frames.items():
-        assert other == first, name
-    assert all(first)
 
 
 def test_interrupted_between_and_within_runs(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from batchlab.backends import BACKENDS
-from batchlab.backends.base import Interrupted, limit_threads
+from batchlab.backends.base import Interrupted, Wanted, limit_threads
+from batchlab.backends.serial import Serial
 from batchlab.engine.branch import branch
 from batchlab.engine.data import load
 from batchlab.engine.state import RunState
@@ -83,12 +84,12 @@ def run(
     **site: Any,
 ) -> int:
     place = Site(**{"store": there.root, "data_dir": None, "device": "cpu", **site})
-    backend = BACKENDS[name](2, 1)
+    backend = BACKENDS[name](Wanted(2, 1))
     return run_all(specs, there, backend, place, progress=Silent(), stopping=stopping)
 
 
 @pytest.mark.parametrize("optimizer", [PLAIN, HEAVY, ADAM], ids=lambda o: o.name + str(o.momentum))
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", ["serial", "processes"])
 def test_the_same_as_alone(tmp_path: Path, name: str, optimizer: Optimizer) -> None:
     specs = family(optimizer)
     with Store(tmp_path) as store:
@@ -142,7 +143,7 @@ def test_interrupted_in_the_middle(tmp_path: Path, after: int) -> None:
     assert not list((tmp_path / "partial").glob("*"))
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", ["serial", "processes"])
 def test_what_diverges_together(tmp_path: Path, name: str) -> None:
     wild: dict[str, Any] = {"model": Model(hidden=(64, 64))}
     calm, start = phase(200, 1), phase(10, 20, rate=100)
@@ -189,7 +190,7 @@ def test_a_later_run_goes_on_from_what_is_kept(
 
 def _plan(store: Store, specs: list[TrainSpec]) -> Any:
     with store:
-        backend = BACKENDS["serial"](1, 1)
+        backend = Serial(1)
         return prepare(specs, store, backend, Site(store.root, None, "cpu")).plan
 
 
@@ -209,9 +210,7 @@ def test_calibration_leaves_threads_and_generator_alone(tmp_path: Path) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
     with Store(tmp_path) as store:
-        costed = prepare(
-            family(ADAM), store, BACKENDS["serial"](1, 2), Site(store.root, None, "cpu")
-        )
+        costed = prepare(family(ADAM), store, Serial(2), Site(store.root, None, "cpu"))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.get_num_threads() == 1
     assert all(cost > 0 for cost in costed.costs)

@@ -11,18 +11,21 @@ import typer
 from pydantic import ValidationError
 
 from batchlab import cli_store
-from batchlab.backends.base import Interrupted
+from batchlab.backends.base import Interrupted, Wanted
 from batchlab.cli_advise import advise
 from batchlab.cli_bench import bench
 from batchlab.cli_sweep import sweep
 from batchlab.options import (
+    Address,
     BackendName,
     CheckpointsAt,
     DataDir,
     Device,
     DryRun,
+    GpusPerJob,
     Json,
     MatmulName,
+    MemoryPerJob,
     SaveEvery,
     Seed,
     StoreDir,
@@ -100,6 +103,9 @@ def reproduce(
     workers: Workers = None,
     threads: Threads = None,
     device: Device = "cpu",
+    address: Address = None,
+    gpus_per_job: GpusPerJob = None,
+    memory_per_job: MemoryPerJob = None,
     data_dir: DataDir = None,
     save_every: SaveEvery = 30,
     store: StoreDir = None,
@@ -125,7 +131,8 @@ def reproduce(
     if trials is not None:
         protocol = protocol.with_draws(trials)
     request = archive.Request(protocol=protocol, seeds=seeds, studies=chosen)
-    how = _How(backend, workers, threads, device, data_dir, save_every, _address(checkpoints))
+    wanted = Wanted(workers, threads, device, address, gpus_per_job, memory_per_job)
+    how = _How(backend, wanted, data_dir, save_every, _address(checkpoints))
     if dry_run:
         _say_plan(request.specs(), store or out / "store", how, as_json)
         return
@@ -164,6 +171,9 @@ def train(
     workers: Workers = None,
     threads: Threads = None,
     device: Device = "cpu",
+    address: Address = None,
+    gpus_per_job: GpusPerJob = None,
+    memory_per_job: MemoryPerJob = None,
     data_dir: DataDir = None,
     save_every: SaveEvery = 30,
     store: StoreDir = None,
@@ -176,7 +186,8 @@ def train(
 
     chosen = _optimizer(optimizer, momentum, weight_decay)
     spec = _train_spec(_protocol(workload, matmul, device), phase, chosen, seed, every, steps)
-    how = _How(backend, workers, threads, device, data_dir, save_every, _address(checkpoints))
+    wanted = Wanted(workers, threads, device, address, gpus_per_job, memory_per_job)
+    how = _How(backend, wanted, data_dir, save_every, _address(checkpoints))
     if dry_run:
         _say_plan([spec], store, how, as_json)
         return
@@ -209,6 +220,9 @@ def trials(
     workers: Workers = None,
     threads: Threads = None,
     device: Device = "cpu",
+    address: Address = None,
+    gpus_per_job: GpusPerJob = None,
+    memory_per_job: MemoryPerJob = None,
     data_dir: DataDir = None,
     save_every: SaveEvery = 30,
     store: StoreDir = None,
@@ -231,8 +245,8 @@ def trials(
         conventions=tuple(c for c in CONVENTIONS if c in chosen),
         detailed=min(detailed, trials),
     )
-    address = _address(checkpoints)
-    how = _How(backend, workers, threads, device, data_dir, save_every, address, keep_tensors)
+    wanted = Wanted(workers, threads, device, address, gpus_per_job, memory_per_job)
+    how = _How(backend, wanted, data_dir, save_every, _address(checkpoints), keep_tensors)
     if dry_run:
         _say_plan([spec], store, how, as_json)
         return
@@ -248,9 +262,7 @@ class _How(NamedTuple):
     """The options that say how work is done, whatever the work."""
 
     backend: str
-    workers: int | None
-    threads: int | None
-    device: str
+    wanted: Wanted
     data_dir: Path | None
     save_every: float
     checkpoints: str | None  # an address, where it is not the store
@@ -263,8 +275,8 @@ def _bench(store: Path | None, how: _How, *, look: bool = False) -> Iterator["Be
     from batchlab import laboratory as lab
     from batchlab.jobs import Site
 
-    backend = lab.choose_backend(how.backend, how.workers, how.threads)
-    device = check_device(how.device)
+    device = check_device(how.wanted.device)
+    backend = lab.choose_backend(how.backend, how.wanted)
     address = how.checkpoints
     if address is not None and not look:
         try_address(address)
@@ -278,7 +290,7 @@ def _reproduce(request: "Request", root: Path, how: _How) -> int:
     from batchlab import archive
     from batchlab.store.database import FILE, Store
 
-    check_device(how.device)
+    check_device(how.wanted.device)
     if (root / FILE).exists():
         with Store(root) as there:
             if archive.complete(request, there):

@@ -89,7 +89,7 @@ def _measure(
     data_dir: Path | None,
     out: Path,
 ) -> "Result":
-    from batchlab.backends.base import limit_threads
+    from batchlab.backends.base import Wanted, limit_threads
     from batchlab.sweep.measure import load
     from batchlab.sweep.protocol import Asked, Place, parse_budget, sizes_of
     from batchlab.sweep.run import sweep as run
@@ -106,7 +106,7 @@ def _measure(
         seed=seed,
     )
     count = 1 if workload.device.type == "cuda" else min(workers or cores(), len(chosen))
-    backend = BACKENDS["serial" if count == 1 else "processes"](count, 1)
+    backend = BACKENDS["serial" if count == 1 else "processes"](Wanted(count, 1))
     with Live(unit="batch sizes") as progress, stopping() as stop:
         return run(place, asked, chosen, seeds, out, backend, progress, stop)
 

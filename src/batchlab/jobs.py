@@ -4,7 +4,7 @@ import json
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -41,6 +41,15 @@ class Site:
     save_every_s: float = SAVE_EVERY_S
     tensors: Path | None = None  # where trials leave their raw gradients, if anywhere
     address: str | None = None  # where checkpoints are, if not in the store
+
+    def absolute(self) -> "Site":
+        """The same for a worker with another current directory."""
+        return replace(
+            self,
+            store=self.store and self.store.absolute(),
+            data_dir=self.data_dir and self.data_dir.absolute(),
+            tensors=self.tensors and self.tensors.absolute(),
+        )
 
     def checkpoints(self) -> Checkpoints:
         """Ends of stretches that others go on from, by trajectory."""

@@ -13,7 +13,7 @@ from batchlab.analysis.fits import exponent
 from batchlab.analysis.intervals import mean_interval
 from batchlab.archive import Request, cover, findings, sections
 from batchlab.backends import BACKENDS
-from batchlab.backends.base import Backend, cores
+from batchlab.backends.base import Backend, Wanted
 from batchlab.documents import plain
 from batchlab.jobs import Site
 from batchlab.listing import describe, runs_frame
@@ -29,11 +29,11 @@ __all__ = [  # noqa: RUF022, what stands elsewhere and is asked for here
 ]  # fmt: skip
 
 
-def choose_backend(name: str, workers: int | None, threads: int | None) -> Backend:
-    """A backend by name; all cores are used where nothing else is said."""
+def choose_backend(name: str, wanted: Wanted) -> Backend:
+    """A backend by name; raises `UserError` where it has not what is wanted of it."""
     one_of("--backend", name, list(BACKENDS))
-    count = 1 if name == "serial" else workers or cores()
-    return BACKENDS[name](count, threads or max(1, cores() // count))
+    wanted.check(name)
+    return BACKENDS[name](wanted)
 
 
 @contextmanager

@@ -11,13 +11,13 @@ Seed = Annotated[int, typer.Option(help="fixes initialisation, data order and dr
 DataDir = Annotated[
     Path | None, typer.Option(help="where data files are; else BATCHLAB_DATA_DIR, cache, download")
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="processes; all cores by default")]
+Workers = Annotated[int | None, typer.Option(min=1, help="jobs at once; else all cores' worth")]
 Device = Annotated[str, typer.Option(help="cpu or cuda")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
 Workload = Annotated[str, typer.Option(help="digits or mnist")]
 StoreDir = Annotated[Path | None, typer.Option("--store", help="where runs are kept")]
 StoreThere = Annotated[Path, typer.Option("--store", help="where runs are kept")]
-BackendName = Annotated[str, typer.Option("--backend", help="serial or processes")]
+BackendName = Annotated[str, typer.Option("--backend", help="serial, processes or ray")]
 Threads = Annotated[int | None, typer.Option(min=1, help="threads of each worker")]
 CheckpointsAt = Annotated[
     str | None,
@@ -27,6 +27,13 @@ CheckpointsAt = Annotated[
         help="keep checkpoints there, not in the store: s3://BUCKET/PREFIX, gs://..., a directory",
     ),
 ]
+Address = Annotated[
+    str | None, typer.Option(help="of a Ray cluster: HOST:PORT or auto; else Ray is started here")
+]
+GpusPerJob = Annotated[
+    float | None, typer.Option(help="part of a GPU that Ray keeps for a job; else a whole one")
+]
+MemoryPerJob = Annotated[int | None, typer.Option(min=1, help="MiB that Ray keeps for a job")]
 SaveEvery = Annotated[
     float, typer.Option(min=0, help="seconds between checkpoints of runs under way")
 ]

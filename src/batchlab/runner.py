@@ -3,12 +3,12 @@
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from batchlab.backends.base import Backend, Interrupted, WorkerLostError
+from batchlab.backends.base import Backend, Interrupted
 from batchlab.calibrate import LEAST_S, calibrate
 from batchlab.engine.data import load, train_samples
 from batchlab.engine.replicas import can_stack
@@ -17,7 +17,7 @@ from batchlab.gate import Gate
 from batchlab.jobs import Job, Site, execute, kept_ends, under_way_key
 from batchlab.lockstep import Group, chains, estimate, groups
 from batchlab.plan import Plan, Stretch, make_plan
-from batchlab.spec import Spec, TrainSpec, TrialsSpec, UserError, check_matmul
+from batchlab.spec import Spec, TrainSpec, TrialsSpec, check_matmul
 from batchlab.store.claims import Claims
 from batchlab.store.database import Store
 
@@ -130,16 +130,13 @@ def run_all(
     the next time.
     """
     specs, done, pace = list(specs), 0, None
-    with _somewhere(site) as site, Claims(store.root) as claims:
+    with _somewhere(site.absolute()) as site, Claims(store.root) as claims:
         site.partial().sweep()
         site.checkpoints().sweep()
         while True:
             gate = Gate(store, claims, site)  # before the plan: it sees whatever changes after
             costed = prepare(specs, store, backend, site, progress.say, pace)
-            try:
-                done += _run_plan(costed, store, backend, site, progress, stopping, gate)
-            except WorkerLostError as error:
-                raise UserError(str(error)) from None
+            done += _run_plan(costed, store, backend, site, progress, stopping, gate)
             if not gate.refused:
                 return done
             if pace is None:
@@ -180,20 +177,19 @@ def _run_plan(
     def begin(index: int) -> bool:
         return gate.opens(ordered[index])
 
-    results = backend.map(
-        execute, jobs, progress=heard, stopping=stopping, after=waits, begin=begin
-    )
-    for index, outcomes in results:
-        for piece, outcome in zip(ordered[index], outcomes, strict=True):
-            for ended in outcome.ended:
-                store.add(ended.run, ended.records, ended.trials, ended.bins)
-                done += 1
-            site.partial().drop(under_way_key(piece))
-            if outcome.status != "finished":
-                progress.say(f"{outcome.status}: {piece.label}")
-        del outcomes  # it holds all that was measured
-        gate.closes(ordered[index])
-        progress.finish(index)
+    mapped = backend.map(execute, jobs, progress=heard, stopping=stopping, after=waits, begin=begin)
+    with closing(mapped) as results:
+        for index, outcomes in results:
+            for piece, outcome in zip(ordered[index], outcomes, strict=True):
+                for ended in outcome.ended:
+                    store.add(ended.run, ended.records, ended.trials, ended.bins)
+                    done += 1
+                site.partial().drop(under_way_key(piece))
+                if outcome.status != "finished":
+                    progress.say(f"{outcome.status}: {piece.label}")
+            del outcomes  # it holds all that was measured
+            gate.closes(ordered[index])
+            progress.finish(index)
     return done
 
 

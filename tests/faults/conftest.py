@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,6 +18,24 @@ import pytest
 
 PATIENCE_S = 120.0
 ROOT = Path(__file__).parents[2]
+
+
+def marked(path: Path) -> list[int]:
+    """Processes that were started with this path in their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if str(path).encode() in (process / "environ").read_bytes():
+                found.append(int(process.name))
+    return found
+
+
+def nothing_left(path: Path) -> None:
+    """Wait for the end of all processes that were started with this path in their environment."""
+    end = time.monotonic() + PATIENCE_S
+    while left := marked(path):
+        assert time.monotonic() < end, f"still there: {left}"
+        time.sleep(0.05)
 
 
 @dataclass(frozen=True)
@@ -46,8 +66,8 @@ class Process:
             os.kill(self.number, number)
 
     def workers(self) -> list[int]:
-        """Its children that work."""
-        found = []
+        """Its children that work, and those of Ray's processes that have begun something."""
+        found = set()
         for path in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
                 parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
@@ -55,8 +75,14 @@ class Process:
                     parent == self.number
                     and b"resource_tracker" not in (path / "cmdline").read_bytes()
                 ):
-                    found.append(int(path.name))
-        return sorted(found)
+                    found.add(int(path.name))
+        told = {line["pid"] for line in self.told()} - {self.number}
+        known = {number for number in told if Process(number, self.log).alive()}
+        return sorted(found - set(marked(self.log)) | known)
+
+    def wait_for_ray(self) -> None:
+        """Until nothing is left of the Ray that it has started."""
+        nothing_left(self.log)
 
     def told(self) -> list[dict[str, Any]]:
         """What it and its workers have begun and how it ended."""
@@ -82,13 +108,15 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     logs = tmp_path_factory.mktemp("logs")
     one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}"}
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    # What a Ray that was killed leaves on disk; the paths of its sockets have to be short.
+    temporary = tempfile.mkdtemp(prefix="faults")
     zygote = subprocess.Popen(
         [sys.executable, "-m", "tests.faults.zygote"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env=os.environ | one_thread | {"PYTHONPATH": path},
+        env=os.environ | one_thread | {"PYTHONPATH": path, "TMPDIR": temporary},
     )
     assert zygote.stdin is not None
     assert zygote.stdout is not None
@@ -116,6 +144,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     zygote.stdin.close()
     zygote.stdout.close()
     zygote.wait(PATIENCE_S)
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,11 @@ import pytest
 
 from batchlab.store.check import Damage, check
 from batchlab.store.database import FILE, Store
+from tests.backends.conftest import NO_RAY
 from tests.faults.conftest import Process, Start
 from tests.faults.study import content
 
-KILLS = 15  # of each backend
+KILLS = {"serial": 13, "processes": 13, "ray": 4}
 PIECES = 10  # begun between two kills, at the most
 MOMENT_S = 0.1
 
@@ -47,14 +48,16 @@ def unrepeated(process: Process, runs: set[str], ends: set[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["serial", "processes"])
+@pytest.mark.parametrize("backend", KILLS)
 def test_killed_at_any_moment(
     start: Start, undisturbed: Path, tmp_path: Path, backend: str
 ) -> None:
+    if backend == "ray":
+        pytest.importorskip("ray", reason=NO_RAY)
     expected = content(undisturbed)
     chance = random.Random(f"kills of {backend}")
     root, killed = tmp_path / "store", 0
-    while killed < KILLS:
+    while killed < KILLS[backend]:
         runs, ends = there(root)
         process = start(root, backend)
         while some_way(process, chance):
@@ -66,6 +69,7 @@ def test_killed_at_any_moment(
                 assert process.wait()
                 for worker in workers:
                     assert Process(worker, process.log).wait(), "a worker works for nobody"
+                process.wait_for_ray()
         now, _ = there(root)
         assert runs <= now, "a finished run is lost"
         unrepeated(process, runs, ends)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from batchlab import jobs, runner
-from batchlab.backends.base import Backend, Interrupted, Report
+from batchlab.backends import BACKENDS
+from batchlab.backends.base import Backend, Interrupted, Report, Wanted
 from batchlab.backends.processes import Processes
-from batchlab.backends.serial import Serial
 from batchlab.jobs import Job, Outcome, Site, under_way_key
 from batchlab.laboratory import Bench, reproduce
 from batchlab.plan import Stretch
@@ -26,11 +26,11 @@ from batchlab.stopping import stopping
 from batchlab.store.database import Store
 from tests.faults.study import request
 
-_log = ""
+LOG = "BATCHLAB_FAULTS_LOG"  # in the environment, for Ray's processes too
 
 
 def tell(**line: Any) -> None:
-    with open(_log, "a") as file:  # short appends are not torn
+    with open(os.environ[LOG], "a") as file:  # short appends are not torn
         file.write(json.dumps({"pid": os.getpid(), **line}) + "\n")
 
 
@@ -43,7 +43,9 @@ def execute(job: Job, report: Report) -> list[Outcome]:
 
 
 def work(store: Path, backend: str, address: str | None) -> None:
-    made: Backend = Serial(1) if backend == "serial" else Processes(2, 1, "fork")
+    made: Backend = (
+        Processes(2, 1, "fork") if backend == "processes" else BACKENDS[backend](Wanted(2, 1))
+    )
     with Store(store) as there, Live() as progress, stopping() as asked:
         often = 0.0 if address is None else 0.2  # over a network each takes a while
         site = Site(there.root, None, "cpu", often, address=address)
@@ -52,10 +54,9 @@ def work(store: Path, backend: str, address: str | None) -> None:
 
 
 def child(asked: dict[str, Any]) -> None:
-    global _log
-    _log = asked["log"]
+    os.environ[LOG] = asked["log"]
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    out = os.open(f"{_log}.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    out = os.open(f"{asked['log']}.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
     runner.execute = execute  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from batchlab import laboratory as lab
-from batchlab.backends import BACKENDS
+from batchlab.backends.processes import Processes
 from batchlab.jobs import Site
 from batchlab.runner import run_all
 from batchlab.spec import Cadence, Optimizer, Phase
@@ -33,7 +33,7 @@ def trained(root: Path, phases: list[Phase]) -> dict[Phase, Described]:
     protocol = workload("mnist").protocol
     specs = [protocol.spec([p], 0, Cadence(every=p.epochs or 1)) for p in phases]
     with Store(root) as store:
-        backend = BACKENDS["processes"](len(os.sched_getaffinity(0)), 1)
+        backend = Processes(len(os.sched_getaffinity(0)), 1)
         run_all(specs, store, backend, Site(root, None, "cpu"), progress=Silent())
         told = {row["key"]: row for row in lab.describe(store)}
     return {phase: told[spec.key] for phase, spec in zip(phases, specs, strict=True)}

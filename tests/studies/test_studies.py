@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from batchlab import laboratory as lab
-from batchlab.backends import BACKENDS
+from batchlab.backends.serial import Serial
 from batchlab.jobs import Site
 from batchlab.record import Section
 from batchlab.spec import CONVENTIONS, Protocol, TrainSpec, TrialsSpec
@@ -20,7 +20,7 @@ SEEDS = 3
 
 
 def bench(store: Store) -> lab.Bench:
-    return lab.Bench(store, BACKENDS["serial"](1, 1), Site(store.root, None, "cpu"), Silent())
+    return lab.Bench(store, Serial(1), Site(store.root, None, "cpu"), Silent())
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,24 @@
 
 from collections.abc import Callable
 
-from batchlab.backends.base import Backend
+from batchlab.backends.base import Backend, Wanted, cores
 from batchlab.backends.processes import Processes
 from batchlab.backends.serial import Serial
+from batchlab.spec import UserError
 
-# name: (workers, threads of each) -> backend
-BACKENDS: dict[str, Callable[[int, int], Backend]] = {
-    "serial": lambda _workers, threads: Serial(threads),
-    "processes": Processes,
+
+def _ray(wanted: Wanted) -> Backend:
+    try:
+        from batchlab.backends.ray import Ray
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise UserError("--backend ray: needs Ray; pip install 'batchlab[ray]'") from None
+    return Ray(wanted)
+
+
+BACKENDS: dict[str, Callable[[Wanted], Backend]] = {
+    "serial": lambda wanted: Serial(wanted.threads or cores()),
+    "processes": lambda wanted: Processes(*wanted.here()),
+    "ray": _ray,
 }

@@ -1,8 +1,11 @@
 """What every backend is: a map of one function over items, results as they come."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
+
+from batchlab.spec import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -14,15 +17,48 @@ class Interrupted(Exception):  # noqa: N818, a wish, not an error
     """The user has asked to stop; what is under way saves itself and ends."""
 
 
-class WorkerLostError(RuntimeError):
+class WorkerLostError(UserError):
     """Workers were killed at one item again and again, so that it is no chance any more."""
 
-    def __init__(self, index: int, times: int) -> None:
+    def __init__(self, times: int) -> None:
         super().__init__(
             f"a worker process was killed {times} times at one job (out of memory?); give fewer "
             "--workers; what is finished is kept, the same command goes on from there"
         )
-        self.index = index
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked of a backend, whichever it is; `None`: what its machines have."""
+
+    workers: int | None = None  # items at once
+    threads: int | None = None  # of each worker's arithmetic
+    device: str = "cpu"
+    # Of Ray alone:
+    address: str | None = None  # of a cluster; None: this machine
+    gpus_per_job: float | None = None  # a part of one; None: the whole
+    memory_per_job: int | None = None  # MiB
+
+    def here(self) -> tuple[int, int]:
+        """Workers and the threads of each on this machine: together its cores."""
+        workers = self.workers or max(1, cores() // (self.threads or 1))
+        return workers, self.threads or max(1, cores() // workers)
+
+    def check(self, backend: str) -> None:
+        """Raises `UserError` where that backend can't have what is wanted."""
+        if backend != "ray":
+            for name in ("address", "gpus_per_job", "memory_per_job"):
+                if getattr(self, name) is not None:
+                    raise UserError(f"--{name.replace('_', '-')}: is for --backend ray")
+        if self.address is not None and "://" in self.address:
+            raise UserError(
+                f"--address {self.address}: must be HOST:PORT of the cluster's head, or auto, on "
+                "one of its nodes"
+            )
+        if self.gpus_per_job is not None and self.device != "cuda":
+            raise UserError("--gpus-per-job: needs --device cuda")
+        if self.gpus_per_job is not None and not 0 < self.gpus_per_job <= 1:
+            raise UserError(f"--gpus-per-job {self.gpus_per_job}: must be above 0 and at most 1")
 
 
 def always(_: int) -> bool:
@@ -74,13 +110,15 @@ class Backend(Protocol):
         stopping: Callable[[], bool],
         after: Sequence[int | None] | None = None,
         begin: Callable[[int], bool] = always,
-    ) -> Iterator[tuple[int, Result]]:
+    ) -> Generator[tuple[int, Result], None, None]:
         """Yield `(index, work(item, report))` as they end, in any order.
 
         Items are begun in their order, except that one waits until the item with the index that
         `after` gives for it has ended: always one that stands before it (`ValueError` otherwise).
         `begin(index)` is asked once, in this process, right before an item would be begun; where it
         is false the item and all that wait for it are left out: nothing is yielded of them.
-        `progress(index, units)` hears what the work of an item reports. Where `stopping()` turns
-        true, work under way is interrupted and `Interrupted` is raised.
+        `progress(index, units)` hears what the work of an item reports, in as many parts or fewer;
+        what a worker that died has done may be heard of again. Where `stopping()` turns
+        true, work under way is interrupted and `Interrupted` is raised. So it is where the
+        generator is closed, which a caller who leaves it early has to do.
         """

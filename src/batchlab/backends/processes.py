@@ -1,13 +1,11 @@
 """Several processes on this machine, each with its own threads."""
 
-import heapq
 import multiprocessing
 import os
 import queue
 import signal
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.queues import Queue
@@ -19,14 +17,11 @@ from batchlab.backends.base import (
     Item,
     Result,
     Work,
-    WorkerLostError,
     always,
     limit_threads,
     waits,
 )
-
-POLL_S = 0.1  # between looks at results, progress and the wish to stop
-LOSSES = 3  # workers killed at one item: more than an accident
+from batchlab.backends.pool import POLL_S, Ended, Heard, run
 
 # What a worker process was given at its start; a pool's initializer has no other place for it.
 _reports: "Queue[tuple[int, int]]"
@@ -53,106 +48,88 @@ class Processes:
         stopping: Callable[[], bool],
         after: Sequence[int | None] | None = None,
         begin: Callable[[int], bool] = always,
-    ) -> Iterator[tuple[int, Result]]:
+    ) -> Generator[tuple[int, Result], None, None]:
         """Yield results as they end. `work` and the items must be picklable."""
         waiting = waits(len(items), after)
         if not items:
             return
         workers = min(self.workers, len(items))
-        pool = _Pool(workers, self.threads, self._method)
-        ready = [index for index, other in enumerate(waiting) if other is None]  # a heap
-        index_of: dict[Future[Any], int] = {}  # what is under way
-        begun: set[int] = set()
-        losses: Counter[int] = Counter()
-
-        def fill() -> None:
-            # No more than there are workers: what the pool holds can't be overtaken any more.
-            while ready and len(index_of) < workers:
-                index = heapq.heappop(ready)
-                if index in begun or begin(index):
-                    begun.add(index)
-                    index_of[pool.submit(work, items[index], index)] = index
-
-        def renew(lost: Sequence[int]) -> None:
-            """Another pool in place of one that has lost a worker, and with it all of them."""
-            nonlocal pool
-            losses.update(lost)
-            for index in lost:
-                if losses[index] == LOSSES:
-                    raise WorkerLostError(index, LOSSES)
-                heapq.heappush(ready, index)
-            pool.close()
-            pool = _Pool(workers, self.threads, self._method)
-
-        try:
-            fill()
-            while index_of:
-                done, _ = wait(index_of, POLL_S, FIRST_COMPLETED)
-                pool.drain(progress)
-                ended = [(index_of.pop(future), future) for future in done]
-                lost = [i for i, f in ended if isinstance(f.exception(), BrokenProcessPool)]
-                if lost:
-                    wait(index_of)  # all of a broken pool's futures end
-                    ended += [(index_of.pop(future), future) for future in list(index_of)]
-                    lost = [i for i, f in ended if isinstance(f.exception(), BrokenProcessPool)]
-                    renew(lost)
-                    ended = [(i, future) for i, future in ended if i not in lost]
-                for index, future in ended:
-                    if future.exception() is None:
-                        for other in (i for i, on in enumerate(waiting) if on == index):
-                            heapq.heappush(ready, other)
-                asked = stopping()
-                if not asked:
-                    fill()  # before the results are dealt with: no worker waits for that
-                done.clear()  # a result is held no longer than it is dealt with
-                while ended:
-                    index, future = ended.pop(0)
-                    yield index, future.result()
-                    del future
-                if asked:
-                    raise Interrupted
-            pool.shutdown()  # a worker's last reports may come after its last result
-            pool.drain(progress)
-        finally:
-            pool.close()
+        yield from run(
+            _Processes(workers, self.threads, self._method),
+            workers,
+            work,
+            items,
+            progress=progress,
+            stopping=stopping,
+            after=waiting,
+            begin=begin,
+        )
 
 
-class _Pool:
-    """Worker processes, what they report through, and how they are told to stop."""
+class _Processes:
+    """The pool: one that has lost a process ends the others too, and another takes its place."""
 
     def __init__(self, workers: int, threads: int, method: str) -> None:
-        context = multiprocessing.get_context(method)
-        self._reports, self._stop = context.Queue(), context.Event()
-        given = (self._reports, self._stop, threads)
-        self._executor = ProcessPoolExecutor(workers, context, _start, given)
+        self._workers, self._threads = workers, threads
+        self._context = multiprocessing.get_context(method)
+        self._index_of: dict[Future[Any], int] = {}  # what is under way
+        self._start()
 
-    def submit(self, work: Work[Item, Result], item: Item, index: int) -> Future[Any]:
-        """A future; where the pool is broken already, one that says so."""
+    def _start(self) -> None:
+        # A process may have died with a lock of these: each executor has its own.
+        self._reports, self._stop = self._context.Queue(), self._context.Event()
+        given = (self._reports, self._stop, self._threads)
+        self._executor = ProcessPoolExecutor(self._workers, self._context, _start, given)
+
+    def submit(self, work: Work[Item, Any], item: Item, index: int) -> None:
+        """Begin it; where the pool is broken already, `ended` says so."""
         try:
-            return self._executor.submit(_run, work, item, index)
+            future = self._executor.submit(_run, work, item, index)
         except BrokenProcessPool as error:
-            broken: Future[Any] = Future()
-            broken.set_exception(error)
-            return broken
+            future = Future()
+            future.set_exception(error)
+        self._index_of[future] = index
 
-    def drain(self, progress: Callable[[int, int], None]) -> None:
-        """Pass on what has been reported."""
+    def ended(self, heard: Heard) -> list[Ended]:
+        """All that were under way, where a process was lost."""
+        done, _ = wait(self._index_of, POLL_S, FIRST_COMPLETED)
+        broken = any(isinstance(future.exception(), BrokenProcessPool) for future in done)
+        if broken:
+            done, _ = wait(self._index_of)  # all of a broken pool's futures end
+        self._drain(heard)
+        if broken:
+            self.close()
+            self._start()
+        return [_ended(self._index_of.pop(future), future) for future in done]
+
+    def _drain(self, heard: Heard) -> None:
         while True:
             try:
-                progress(*self._reports.get_nowait())
+                heard(*self._reports.get_nowait())
             except queue.Empty:
                 return
 
-    def shutdown(self) -> None:
-        """Let the workers end."""
+    def finish(self, heard: Heard) -> None:
+        """A worker's last reports may come after its last result: let all end first."""
+        self._shutdown()
+        self._drain(heard)
+
+    def _shutdown(self) -> None:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def close(self) -> None:
         """Have whatever is still under way save itself and end."""
         self._stop.set()
-        self.shutdown()
+        self._shutdown()
         self._reports.cancel_join_thread()
         self._reports.close()
+
+
+def _ended(index: int, future: Future[Any]) -> Ended:
+    error = future.exception()
+    if error is None:
+        return Ended(index, future.result())
+    return Ended(index, error=error, lost=isinstance(error, BrokenProcessPool))
 
 
 def _start(reports: "Queue[tuple[int, int]]", stop: Event, threads: int) -> None:

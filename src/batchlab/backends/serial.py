@@ -1,6 +1,6 @@
 """One item after the other, in this process."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 from batchlab.backends.base import Interrupted, Item, Result, Work, always, limit_threads, waits
 
@@ -20,7 +20,7 @@ class Serial:
         stopping: Callable[[], bool],
         after: Sequence[int | None] | None = None,
         begin: Callable[[int], bool] = always,
-    ) -> Iterator[tuple[int, Result]]:
+    ) -> Generator[tuple[int, Result], None, None]:
         """Yield results in the items' order: what an item waits for stands before it."""
         waiting = waits(len(items), after)
         limit_threads(self.threads)
