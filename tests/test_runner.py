@@ -103,7 +103,8 @@ def test_no_trials_from_a_diverged_start(tmp_path: Path) -> None:
     with Store(tmp_path) as store:
         done, progress = run(store, [trials, START])
         assert done == 2
-        assert [line.partition(":")[0] for line in progress.said] == ["diverged", "left out"]
+        said = [line.partition(":")[0] for line in progress.said if "compiling" not in line]
+        assert said == ["diverged", "left out"]
         assert not store.runs([trials.key])
 
 
