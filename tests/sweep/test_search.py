@@ -85,10 +85,10 @@ def test_where_nothing_is_reached() -> None:
 
 
 def test_ranges_hold_what_the_rules_allow() -> None:
-    sgd = predicted(0.1, 32, 512, {"lr": 0.1})
+    sgd = predicted(0.1, 32, 512, adaptive=False)
     assert sgd.centre == pytest.approx(0.4)  # between 0.1 and 1.6
     assert sgd.octaves == pytest.approx(3 + 2)
-    assert predicted(0.1, 32, 2, {}).centre == pytest.approx(0.025)
-    assert predicted(0.1, 32, 32, {}) == pytest.approx((0.1, 3))
-    adam = predicted(0.001, 32, 512, {"lr": 0.001, "betas": (0.9, 0.999)})
+    assert predicted(0.1, 32, 2, adaptive=False).centre == pytest.approx(0.025)
+    assert predicted(0.1, 32, 32, adaptive=False) == pytest.approx((0.1, 3))
+    adam = predicted(0.001, 32, 512, adaptive=True)
     assert adam == pytest.approx((0.004, 3))

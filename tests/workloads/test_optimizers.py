@@ -8,7 +8,14 @@ import torch
 from torch import nn
 
 from batchlab.spec import UserError
-from batchlab.workloads.optimizers import base_rate, describe, rebuild, set_option, set_rate
+from batchlab.workloads.optimizers import (
+    adaptive,
+    base_rate,
+    describe,
+    rebuild,
+    set_option,
+    set_rate,
+)
 from batchlab.workloads.seeding import forked
 from tests import own
 
@@ -93,6 +100,12 @@ def test_groups_keep_the_ratio_of_their_rates() -> None:
     set_rate(optimizer, 0.2)
     assert base_rate(optimizer) == 0.2
     assert [g["lr"] for g in optimizer.param_groups] == [0.2, pytest.approx(0.1)]
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "NAdam", "RMSprop", "Adagrad"])
+def test_which_are_adaptive(name: str) -> None:
+    kind = getattr(torch.optim, name)
+    assert adaptive(kind(nn.Linear(2, 1).parameters(), lr=0.1)) == (name != "SGD")
 
 
 def test_options() -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from batchlab.analysis import learning_rate
 from batchlab.analysis.intervals import Interval
 from batchlab.engine.settings import Settings
-from batchlab.workloads.optimizers import base_rate
+from batchlab.workloads.optimizers import adaptive, base_rate
 from batchlab.workloads.prepared import Prepared
 
 Name = Literal["linear", "square root"]
@@ -28,9 +28,8 @@ class Rule:
         """Square root for optimizers that divide by a gradient's size, linear for all others."""
         given = workload.given.optimizer
         group = given.param_groups[0]
-        adaptive = "betas" in group or "alpha" in group or "lr_decay" in group
         beta2 = float(group["betas"][1]) if "betas" in group else None
-        name: Name = "square root" if adaptive else "linear"
+        name: Name = "square root" if adaptive(given) else "linear"
         return cls(name, base_rate(given), workload.batch_size, beta2, noise)
 
     def tuned(self, multiplier: float, noise: Interval) -> "Rule":

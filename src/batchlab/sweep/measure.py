@@ -13,6 +13,7 @@ from batchlab.sweep.journal import Journal, Row
 from batchlab.sweep.protocol import PILOT_PART, PILOT_SEEDS, Asked, Place, Protocol
 from batchlab.sweep.rows import as_row, as_trial
 from batchlab.sweep.search import Trial, best, predicted, search
+from batchlab.workloads.optimizers import adaptive
 from batchlab.workloads.prepared import Prepared
 from batchlab.workloads.target import load_target
 
@@ -86,7 +87,7 @@ def measure(
         return as_trial(rows, protocol.target, protocol.better)
 
     start = predicted(
-        workload.learning_rate, workload.batch_size, size, workload.given.optimizer.param_groups[0]
+        workload.learning_rate, workload.batch_size, size, adaptive(workload.given.optimizer)
     )
     # Every size has its own rates, so that none profits from where another's happen to lie.
     trials = search(start, protocol.trials, derived(protocol.seed, "sweep", size), trial)

@@ -11,7 +11,7 @@ the rounds go, every batch size has as many trials.
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from math import ceil, inf, log2
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from batchlab.analysis.intervals import Interval
 from batchlab.analysis.learning_rate import adam, sgd
@@ -39,13 +39,14 @@ class Range(NamedTuple):
     octaves: float
 
 
-def predicted(rate: float, size: int, other: int, options: dict[str, Any]) -> Range:
+def predicted(rate: float, size: int, other: int, adaptive: bool) -> Range:
     """Where the best rate at batch size `other` is looked for, `rate` being that at `size`.
 
     SGD's rule without a noise scale says no more than: between the same rate and one in proportion
-    to the batch; the range is centred between them and holds both. Adam's is the square root.
+    to the batch; the range is centred between them and holds both. For `adaptive`
+    ones it is the square root.
     """
-    if "betas" in options or "beta2" in options:
+    if adaptive:
         return Range(adam(rate, 0.999, size, other).rate, OCTAVES)
     ends = sgd(rate, size, other, Interval(1.0, 0.0, inf, 0))
     spread = log2(ends.high / ends.low) / 2

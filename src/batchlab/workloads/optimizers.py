@@ -66,6 +66,15 @@ def base_rate(optimizer: torch.optim.Optimizer) -> float:
     return float(optimizer.param_groups[0]["lr"])
 
 
+def adaptive(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it divides a gradient by the size of those before it, as Adam does.
+
+    Told by its settings, as any class may be one: betas of Adam and its kin, alpha of RMSprop,
+    lr_decay of Adagrad.
+    """
+    return not {"betas", "alpha", "lr_decay"}.isdisjoint(optimizer.param_groups[0])
+
+
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the first group's learning rate; the other groups keep their ratios to it."""
     before = base_rate(optimizer)
