@@ -21,7 +21,8 @@ export RAY_AUTH_MODE=token
 ray get-auth-token --generate >/dev/null
 
 # The script runs on the first node, which is the head; `ray start` returns when it is up.
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${hosts%%$'\n'*}
 port=6379
 ray start --head --port="$port" --num-cpus="$SLURM_CPUS_ON_NODE" --include-dashboard=false
 

@@ -14,7 +14,7 @@ from tests.backends.conftest import NO_RAY
 from tests.faults.conftest import Process, Start
 from tests.faults.study import content
 
-KILLS = {"serial": 13, "processes": 13, "ray": 4}
+KILLS = {"serial": 14, "processes": 13, "ray": 3}
 PIECES = 10  # begun between two kills, at the most
 MOMENT_S = 0.1
 
