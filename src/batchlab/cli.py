@@ -54,7 +54,7 @@ from batchlab.spec import (
     parse_sizes,
 )
 from batchlab.stopping import stopping
-from batchlab.store.address import parse_address, try_address
+from batchlab.store.address import given_address, try_address
 
 if TYPE_CHECKING:
     from batchlab.archive import Request
@@ -132,7 +132,7 @@ def reproduce(
         protocol = protocol.with_draws(trials)
     request = archive.Request(protocol=protocol, seeds=seeds, studies=chosen)
     wanted = Wanted(workers, threads, device, address, gpus_per_job, memory_per_job)
-    how = _How(backend, wanted, data_dir, save_every, _address(checkpoints))
+    how = _How(backend, wanted, data_dir, save_every, given_address(checkpoints))
     if dry_run:
         _say_plan(request.specs(), store or out / "store", how, as_json)
         return
@@ -187,7 +187,7 @@ def train(
     chosen = _optimizer(optimizer, momentum, weight_decay)
     spec = _train_spec(_protocol(workload, matmul, device), phase, chosen, seed, every, steps)
     wanted = Wanted(workers, threads, device, address, gpus_per_job, memory_per_job)
-    how = _How(backend, wanted, data_dir, save_every, _address(checkpoints))
+    how = _How(backend, wanted, data_dir, save_every, given_address(checkpoints))
     if dry_run:
         _say_plan([spec], store, how, as_json)
         return
@@ -246,7 +246,7 @@ def trials(
         detailed=min(detailed, trials),
     )
     wanted = Wanted(workers, threads, device, address, gpus_per_job, memory_per_job)
-    how = _How(backend, wanted, data_dir, save_every, _address(checkpoints), keep_tensors)
+    how = _How(backend, wanted, data_dir, save_every, given_address(checkpoints), keep_tensors)
     if dry_run:
         _say_plan([spec], store, how, as_json)
         return
@@ -314,10 +314,6 @@ def _say_plan(specs: Sequence[Spec], store: Path | None, how: _How, as_json: boo
     print(costed.plan.said(costed.seconds))
     shown = zip(costed.plan.pieces, costed.costs, strict=True)
     say_rows([{"job": p.label, "steps": p.steps, "seconds": cost} for p, cost in shown])
-
-
-def _address(text: str | None) -> str | None:
-    return None if text is None else parse_address(text)
 
 
 def _protocol(workload: str, matmul: str, device: str) -> Protocol:

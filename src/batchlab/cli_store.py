@@ -6,7 +6,7 @@ import typer
 
 from batchlab.options import CheckpointsAt, Json, StoreThere
 from batchlab.printing import say_findings, say_json, say_rows
-from batchlab.store.address import parse_address
+from batchlab.store.address import given_address
 
 MOST_ROWS = 200  # of a table for people
 
@@ -22,7 +22,7 @@ def check(
     """Name everything in the store that is damaged; exit status 1 where anything is."""
     from batchlab.store.check import check as look
 
-    found = look(store, None if checkpoints is None else parse_address(checkpoints))
+    found = look(store, given_address(checkpoints))
     if as_json:
         say_json({"store": str(store), "damage": [damage._asdict() for damage in found]})
     else:
@@ -42,7 +42,7 @@ def repair(
     """Drop what is damaged, and only that; the damaged files stay in the store's `damaged`."""
     from batchlab.store.repair import repair as mend
 
-    done = mend(store, None if checkpoints is None else parse_address(checkpoints))
+    done = mend(store, given_address(checkpoints))
     copy = None if done.copy is None else str(done.copy)
     if as_json:
         dropped = [damage._asdict() for damage in done.dropped]

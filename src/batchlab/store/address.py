@@ -54,6 +54,11 @@ def parse_address(text: str) -> str:
     return text.rstrip("/")
 
 
+def given_address(text: str | None) -> str | None:
+    """What `--checkpoints` says, in one form; `None` where checkpoints are in the store."""
+    return None if text is None else parse_address(text)
+
+
 def files_at(address: str, name: str) -> Files:
     """The directory `name` at an address; `UserError` where what its scheme needs is missing.
 
