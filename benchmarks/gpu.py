@@ -3,9 +3,9 @@
 For the networks of MNIST and digits, on data of their shapes drawn at random (what a step costs a
 GPU does not depend on the values); nothing is downloaded. The ways take turns; medians over the
 rounds, and the median of the rounds' ratios with the smallest and largest. `equal`: whether the
-weights after some hundred steps, a short batch among them, are the same to the bit. `replayed`:
-whether training replays at this size (`engine/replay.py`, LARGEST, which this table is there to
-check). `first`: seconds until the first recording is made, the warm-up included.
+weights after some hundred steps, a short batch among them, are the same to the bit. `first`:
+seconds until the first recording is made, the warm-up included. `side by side`: by graphs, the
+steps a second of so many runs together (`engine/lanes.py`) over those of one.
 
 With `--data-dir` the article's whole suite on MNIST comes next: its plan and estimated time, then
 the suite itself for as long as `--seconds` leaves, and how many of its runs that was. `--out` keeps
@@ -23,17 +23,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import torch
 from torch import nn
 
-from batchlab.engine import replay, timing
+from batchlab.engine import timing
 from batchlab.engine.draws import generator
+from batchlab.engine.lanes import Lanes
 from batchlab.engine.recorder import Graphs
 from batchlab.engine.replay import Replayed
-from batchlab.engine.step import Stepper, stepper
+from batchlab.engine.step import Stepper, first_diverged, stepper
 from batchlab.spec import Optimizer, Phase, parse_sizes
 from batchlab.workloads import workload
 from batchlab.workloads.mlp import build
@@ -42,13 +44,24 @@ INPUTS = {"mnist": 784, "digits": 64}
 CLASSES = 10
 STRETCH = 64  # steps between two looks at whether a loss is finite, as in training
 TURN_S = 0.1
+ABREAST = 5  # runs side by side
 OPTIMIZERS = {
     "sgd": Optimizer(),
     "momentum": Optimizer(momentum=0.9),
     "adam": Optimizer(name="adam"),
 }
 GRACE_S = 30.0  # for the suite to keep what is under way
-COLUMNS = ("network", "optimizer", "B", "one by one", "graphs", "ratio", "equal", "replayed")
+COLUMNS = (
+    "network",
+    "optimizer",
+    "B",
+    "one by one",
+    "graphs",
+    "ratio",
+    "equal",
+    "first",
+    "side by side",
+)
 
 
 def fresh(name: str, device: torch.device) -> nn.Module:
@@ -65,37 +78,34 @@ def row(name: str, optimizer: str, size: int, rounds: int, device: torch.device)
     y = torch.randint(CLASSES, (samples,), generator=draws, device=device)
     phase = Phase(batch_size=size, learning_rate=1e-3, steps=1, optimizer=OPTIMIZERS[optimizer])
 
-    def ways() -> tuple[list[nn.Module], list[Stepper]]:
-        models = [fresh(name, device) for _ in range(2)]
-        plain, under = (stepper(model, phase) for model in models)
-        return models, [plain, Replayed(under, Graphs(device))]
+    def stretch(ones: list[Stepper], count: int = samples) -> Callable[[], object]:
+        lanes = Lanes(device, len(ones))
 
-    def stretch(one: Stepper) -> Callable[[], object]:
         def work() -> None:
-            one.steps(x, y, size)
-            one.first_diverged()
+            lanes.each([partial(one.steps, x[:count], y[:count], size) for one in ones])
+            first_diverged([one.signs() for one in ones])
 
         return work
 
-    models, steppers = ways()
+    models = [fresh(name, device) for _ in range(1 + ABREAST)]
+    plain, *under = (stepper(model, phase) for model in models)
+    graphs: list[Stepper] = [Replayed(one, Graphs(device)) for one in under]
     began = time.perf_counter()
-    stretch(steppers[1])()
+    stretch(graphs[:1])()
     timing.synchronize(device)
     first = time.perf_counter() - began
-    stretch(steppers[0])()
-    for one in steppers:
-        one.steps(x[: samples - size // 2], y[: samples - size // 2], size)
+    stretch([plain])()
+    for one in (plain, graphs[0]):
+        stretch([one], samples - size // 2)()
     pairs = zip(models[0].parameters(), models[1].parameters(), strict=True)
     equal = all(torch.equal(a, b) for a, b in pairs)
-    once = timing.seconds(stretch(steppers[0]), device)
-    times = max(1, round(TURN_S / once))
-    spent = [
-        [timing.seconds(stretch(one), device, times) / STRETCH for one in steppers]
-        for _ in range(rounds)
-    ]
-    ratios = [plain / graphs for plain, graphs in spent]
-    speeds = [f"{1 / median(column):.0f}" for column in zip(*spent, strict=True)]
-    weights = sum(p.numel() for p in models[0].parameters())
+    ways = [stretch([plain]), stretch(graphs[:1]), stretch(graphs)]
+    ways[-1]()
+    times = max(1, round(TURN_S / timing.seconds(ways[0], device)))
+    spent = [[timing.seconds(way, device, times) / STRETCH for way in ways] for _ in range(rounds)]
+    ratios = [one / by_graphs for one, by_graphs, _ in spent]
+    abreast = [ABREAST * one / all_ for _, one, all_ in spent]
+    speeds = [f"{1 / median(column):.0f}" for column in list(zip(*spent, strict=True))[:2]]
     cells = (
         name,
         optimizer,
@@ -103,15 +113,15 @@ def row(name: str, optimizer: str, size: int, rounds: int, device: torch.device)
         *speeds,
         f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
         "yes" if equal else "NO",
-        "yes" if weights * size <= replay.LARGEST else "no",
         f"{first:.2f} s",
+        f"{ABREAST}: {median(abreast):.2f}",
     )
     return line(cells)
 
 
 def line(cells: tuple[str, ...]) -> str:
     """Of the table."""
-    return "".join(f"{cell:>{24 if at == 5 else 11}}" for at, cell in enumerate(cells))
+    return "".join(f"{cell:>{24 if at == 5 else 13}}" for at, cell in enumerate(cells))
 
 
 def suite(given: argparse.Namespace, began: float) -> None:
@@ -158,7 +168,7 @@ def main() -> None:
         sys.exit("benchmarks/gpu.py: PyTorch sees no GPU here; there is nothing to measure")
     device = torch.device("cuda", torch.cuda.current_device())
     print(f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, steps a second")
-    print(line((*COLUMNS, "first")), flush=True)
+    print(line(COLUMNS), flush=True)
     for name in INPUTS:
         for optimizer in OPTIMIZERS:
             for size in parse_sizes(given.batch_sizes):

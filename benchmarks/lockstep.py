@@ -21,10 +21,11 @@ from batchlab.engine.data import load
 from batchlab.engine.replicas import Stacked
 from batchlab.engine.step import stepper
 from batchlab.engine.train import initial_model
-from batchlab.lockstep import MOST
+from batchlab.lockstep import MOST as MOST_ON
 from batchlab.spec import Cadence, Optimizer, Phase, parse_sizes
 from batchlab.workloads import workload
 
+MOST = MOST_ON["cpu"]
 REPLICAS = (1, 2, MOST, 2 * MOST, 4 * MOST)
 SAMPLES = 1280  # of a turn
 OPTIMIZERS = {"sgd": Optimizer(), "adam": Optimizer(name="adam")}

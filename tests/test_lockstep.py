@@ -7,7 +7,8 @@ import pytest
 
 from batchlab.backends.base import Interrupted
 from batchlab.jobs import Job, Outcome, execute
-from batchlab.lockstep import MOST, Group, groups, shape
+from batchlab.lockstep import MOST as MOST_ON
+from batchlab.lockstep import Group, groups, shape
 from batchlab.plan import Plan, Stretch, make_plan
 from batchlab.spec import Model, Optimizer, TrainSpec, TrialsSpec
 from batchlab.store.database import Store
@@ -15,6 +16,7 @@ from tests.test_sharing import ADAM, HEAVY, alone, phase, run, spec, stored
 
 DECOUPLED = Optimizer(name="adamw", weight_decay=0.1)
 SEEDS = 5
+MOST = MOST_ON["cpu"]
 
 
 def plan(specs: list[TrainSpec], trials: tuple[TrialsSpec, ...] = ()) -> Plan:
@@ -41,18 +43,18 @@ def parted(made: Plan, together: tuple[Group, ...]) -> None:
 
 def test_seeds_and_rates_of_one_shape_go_together() -> None:
     made = plan([*seeds(phase(32, 2)), spec(phase(32, 2, rate=0.5)), spec(phase(64, 2))])
-    together = groups(made.pieces, always, workers=2)
+    together = groups(made.pieces, always, workers=2, most=MOST)
     parted(made, together)
     sizes = sorted(len(group) for group in together)
     assert sizes == [1, 3, 3]
     assert sizes[-1] <= MOST
-    assert [len(g) for g in groups(made.pieces, always, workers=10)] == [1] * 7
-    assert [len(g) for g in groups(made.pieces, lambda _: False, workers=1)] == [1] * 7
+    assert [len(g) for g in groups(made.pieces, always, workers=10, most=MOST)] == [1] * 7
+    assert [len(g) for g in groups(made.pieces, lambda _: False, workers=1, most=MOST)] == [1] * 7
 
 
 def test_a_group_is_no_larger_than_what_stays_in_the_cache() -> None:
     made = plan([spec(phase(32, 1), seed=seed) for seed in range(11)])
-    assert sorted(len(g) for g in groups(made.pieces, always, workers=1)) == [3, 4, 4]
+    assert sorted(len(g) for g in groups(made.pieces, always, workers=1, most=MOST)) == [3, 4, 4]
 
 
 def test_branches_stay_with_their_trunks() -> None:
@@ -63,7 +65,7 @@ def test_branches_stay_with_their_trunks() -> None:
         for one in seeds(start)
     )
     made = plan(trees, trials)
-    together = groups(made.pieces, lambda s: s.spec.schedule != (start,), workers=2)
+    together = groups(made.pieces, lambda s: s.spec.schedule != (start,), workers=2, most=MOST)
     parted(made, together)
     for group in together:
         pieces = [made.pieces[index] for index in group]
@@ -71,7 +73,7 @@ def test_branches_stay_with_their_trunks() -> None:
             assert all(isinstance(piece, Stretch) for piece in pieces)
             likes = [shape(piece.spec) for piece in pieces if isinstance(piece, Stretch)]
             assert all(one == other for one, other in pairwise(likes))
-    trunks = groups(made.pieces, always, workers=1)
+    trunks = groups(made.pieces, always, workers=1, most=MOST)
     parted(made, trunks)
     assert max(len(group) for group in trunks) == MOST
 

@@ -9,19 +9,20 @@ from math import ceil
 from batchlab.plan import Piece, Stretch
 from batchlab.spec import Optimizer, TrainSpec
 
-MOST = 4  # replicas: of more the weights leave the cache before they are used again
+# Runs of a group: of more replicas the weights leave a CPU's cache before they are used again.
+MOST = {"cpu": 4, "cuda": 8}
 
 Group = tuple[int, ...]  # indices of pieces, in their order
 
 
 def groups(
-    pieces: Sequence[Piece], stacks: Callable[[Stretch], bool], workers: int
+    pieces: Sequence[Piece], stacks: Callable[[Stretch], bool], workers: int, most: int
 ) -> tuple[Group, ...]:
     """The pieces in groups, by their first; a group waits for one group or for none.
 
     Stretches stand in one group where `stacks` says that it pays, they are of one shape, and what
     they wait for stands in one group too. So that no worker is left without work, alike stretches
-    are divided among `workers`.
+    are divided among `workers`; no group is of more than `most`.
     """
     made: list[Group] = []
     group_of: dict[int, int] = {}
@@ -44,7 +45,7 @@ def groups(
                 waiting.setdefault(None if after is None else group_of[after], []).append(index)
             else:
                 for members in waiting.values():
-                    size = min(MOST, ceil(len(members) / workers))
+                    size = min(most, ceil(len(members) / workers))
                     for begin in range(0, len(members), size):
                         group = tuple(members[begin : begin + size])
                         group_of |= dict.fromkeys(group, len(made))

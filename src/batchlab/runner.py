@@ -15,7 +15,7 @@ from batchlab.engine.replicas import can_stack
 from batchlab.engine.train import ignore
 from batchlab.gate import Gate
 from batchlab.jobs import Job, Site, execute, kept_ends, under_way_key
-from batchlab.lockstep import Group, chains, estimate, groups
+from batchlab.lockstep import MOST, Group, chains, estimate, groups
 from batchlab.plan import Plan, Stretch, make_plan
 from batchlab.spec import Spec, TrainSpec, TrialsSpec, check_matmul
 from batchlab.store.claims import Claims
@@ -92,7 +92,7 @@ def prepare(
     def stacks(stretch: Stretch) -> bool:
         return _stacks(stretch, site)
 
-    together = groups(plan.pieces, stacks, backend.workers)
+    together = groups(plan.pieces, stacks, backend.workers, MOST[site.device])
     if pace is None:
         costs = calibrate(plan, together, site.data_dir, site.device, backend.threads, say)
     else:
@@ -101,7 +101,9 @@ def prepare(
 
 
 def _stacks(stretch: Stretch, site: Site) -> bool:
-    """Whether any phase that the stretch trains in is faster in a stack."""
+    """Whether any phase that the stretch trains in is faster beside others."""
+    if site.device == "cuda":  # where all are
+        return True
     spec, end = stretch.spec, 0
     data = load(spec.workload, site.data_dir, "cpu", "float32")
     widths = (data.train_x.shape[1], *spec.model.hidden, data.classes)

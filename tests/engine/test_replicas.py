@@ -9,6 +9,7 @@ import torch
 
 from batchlab.engine import mlp
 from batchlab.engine.data import load
+from batchlab.engine.lanes import Lanes
 from batchlab.engine.replicas import Each, Replicas, Stacked, replicas
 from batchlab.engine.state import RunState
 from batchlab.engine.step import Autograd, CompiledSGD
@@ -178,7 +179,10 @@ def test_stacks_are_for_small_perceptrons_at_small_batches() -> None:
 def test_one_after_another_each_has_its_own_state() -> None:
     data, one = digits(), phase(8)
     models = [initial_model(spec(one, seed=k), data) for k in range(2)]
-    made = Each([CompiledSGD(mlp.linear_layers(m) or [], 0.01) for m in models])
+    made = Each(
+        [CompiledSGD(mlp.linear_layers(m) or [], 0.01) for m in models],
+        Lanes(torch.device("cpu"), 2),
+    )
     assert not made.divisible
     made.steps(data.train_x[:80].expand(2, -1, -1), data.train_y[:80].expand(2, -1), 8)
     made.settle()

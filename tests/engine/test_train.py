@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from batchlab.engine.draws import epoch_order
 from batchlab.engine.state import RunState
-from batchlab.engine.train import evaluate, initial_model, train
+from batchlab.engine.train import classify, initial_model, train
 from batchlab.record import Record
 from batchlab.spec import Cadence, Optimizer, TrainSpec
 from tests import toy
@@ -189,9 +189,10 @@ def test_divergence_is_a_result() -> None:
 
 def test_evaluation_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     data, model = toy.data(), initial_model(toy.spec(toy.phase(10)), toy.data())
-    whole = evaluate(model, data.train_x, data.train_y, "train")
+    whole = classify(model, data.train_x, data.train_y, "train").compute()
     monkeypatch.setattr("batchlab.engine.train.EVALUATION_ROWS", 7)
-    for a, b in zip(evaluate(model, data.train_x, data.train_y, "train"), whole, strict=True):
+    parts = classify(model, data.train_x, data.train_y, "train").compute()
+    for a, b in zip(parts, whole, strict=True):
         assert a.value == pytest.approx(b.value, rel=1e-6)
 
 

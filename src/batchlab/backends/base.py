@@ -40,8 +40,12 @@ class Wanted:
     memory_per_job: int | None = None  # MiB
 
     def here(self) -> tuple[int, int]:
-        """Workers and the threads of each on this machine: together its cores."""
-        workers = self.workers or max(1, cores() // (self.threads or 1))
+        """Workers and the threads of each on this machine: together its cores.
+
+        A GPU has one worker, which has runs go side by side itself.
+        """
+        fit = 1 if self.device == "cuda" else max(1, cores() // (self.threads or 1))
+        workers = self.workers or fit
         return workers, self.threads or max(1, cores() // workers)
 
     def check(self, backend: str) -> None:

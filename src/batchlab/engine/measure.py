@@ -76,6 +76,11 @@ class Measure:
         self._full = full_gradient(self._weights, self._biases, data.train_x, data.train_y)
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether passes are done by the CPU's threads."""
+        return self._weights[0].device.type == "cpu"
+
+    @property
     def bytes_each(self) -> int:
         """Memory that a trial needs, about: its samples' rows in every layer, and its weights."""
         widths = [len(b) for b in self._biases]

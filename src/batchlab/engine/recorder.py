@@ -7,7 +7,6 @@ addresses of their operands, all started by one call.
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -18,9 +17,6 @@ Work = Callable[[], torch.Tensor]
 class Recorder(Protocol):
     """How tensor operations are recorded on a device, to be done again on the same memory."""
 
-    def run(self, work: Callable[[], None]) -> None:
-        """Do the work now, in the place where such work is recorded."""
-
     def record(self, work: Work) -> Work:
         """Record the work without doing it; what is returned does it and gives its result, which
         the next time writes over. Raises `RuntimeError` where it can't be recorded."""
@@ -30,33 +26,25 @@ Recorders = Callable[[torch.device], Recorder | None]  # None: steps are taken a
 
 
 class Graphs:
-    """Records CUDA graphs.
+    """Records CUDA graphs, of work on the current stream, which must not be the device's default.
 
-    The work allocates in a memory pool of its graph's own, and runs on the stream of recordings
-    before it is recorded there: libraries are then ready, and autograd knows no other stream.
+    The work allocates in a memory pool of its graph's own. It must have been done on the same
+    stream before it is recorded: libraries are then ready, and autograd knows no other stream.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self._stream = device, _stream(device)
-
-    def run(self, work: Callable[[], None]) -> None:
-        """After all that the current stream has been given, and before all that it will be."""
-        here = torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(here)
-        with torch.cuda.stream(self._stream):
-            work()
-        here.wait_stream(self._stream)
+        self._device = device
 
     def record(self, work: Work) -> Work:
         """Capture it; a replay goes to the stream that is current by then."""
-        gc.collect()  # a graph must not be destroyed while another is captured
         graph = torch.cuda.CUDAGraph()
         here = torch.cuda.current_stream(self._device)
         # The outer stream is put back even where the capture fails, which leaves its own behind.
         with (
             torch.cuda.stream(here),
+            _nothing_collected(),
             _own_workspaces(),
-            torch.cuda.graph(graph, stream=self._stream),
+            torch.cuda.graph(graph, stream=here),
         ):
             result = work()
 
@@ -67,10 +55,16 @@ class Graphs:
         return replay
 
 
-@lru_cache
-def _stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all recordings: libraries keep memory for every stream that they have seen."""
-    return torch.cuda.Stream(device)
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """A graph must not be destroyed while another is captured, nor memory be freed."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager
@@ -89,10 +83,6 @@ def _own_workspaces() -> Iterator[None]:
 
 class Again:
     """Records nothing: a replay is the work itself. What a recorder is compared with."""
-
-    def run(self, work: Callable[[], None]) -> None:
-        """Do it."""
-        work()
 
     def record(self, work: Work) -> Work:
         """The work itself."""

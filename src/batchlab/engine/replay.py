@@ -15,17 +15,14 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import nn
 
 from batchlab.engine.recorder import Recorder, Recorders, Work
 from batchlab.engine.step import Stepper
-from batchlab.spec import Phase, batch_slices
+from batchlab.spec import batch_slices
 
 TOGETHER = 16  # steps of a graph: starting it then costs a step next to nothing
 WARM_UP = 16  # steps taken as they are: PyTorch asks for three, and a short phase needs no graph
-# Weights times samples of a batch up to which the host is the slower one. By reckoning, not by
-# measurement: 6 operations each are 0.1 ms at 16 TFLOP/s, and 25 starts take about as long.
-LARGEST = 2**28
+STRETCH = 256  # steps between two looks at the losses, each of which waits for the device
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +49,7 @@ class Replayed(Stepper):
 
     def __init__(self, one: Stepper, recorder: Recorder) -> None:
         super().__init__()
-        self.stretch = one.stretch
+        self.stretch = STRETCH
         self._one, self._recorder = one, recorder
         self._recordable = True
         self._size = self._warm = 0
@@ -75,7 +72,7 @@ class Replayed(Stepper):
                 self._signs.append(recording.take(x, y))
             else:
                 batches = self._batches if whole else partial(self._one.steps, size=size)
-                self._recorder.run(partial(batches, x, y))
+                batches(x, y)
                 self._signs += self._one.signs()
                 self._warm += 1
             begin += count * size
@@ -127,10 +124,7 @@ class Replayed(Stepper):
         self._one.load(state)
 
 
-def replayed(one: Stepper, model: nn.Module, phase: Phase, recorders: Recorders) -> Stepper:
-    """The stepper with its steps replayed where they can be and where it pays, else as it is."""
-    weights = sum(p.numel() for p in model.parameters())
-    if not one.divisible or weights * phase.batch_size > LARGEST:
-        return one
-    recorder = recorders(next(model.parameters()).device)
+def replayed(one: Stepper, recorders: Recorders, device: torch.device) -> Stepper:
+    """The stepper with its steps replayed where they can be, else as it is."""
+    recorder = recorders(device) if one.divisible else None
     return one if recorder is None else Replayed(one, recorder)

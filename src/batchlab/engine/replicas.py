@@ -11,6 +11,7 @@ layer.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
@@ -18,10 +19,11 @@ import torch
 from torch import nn
 
 from batchlab.engine import mlp
+from batchlab.engine.lanes import Lanes
 from batchlab.engine.loop import can_compile
 from batchlab.engine.recorder import Recorders, on_cuda
 from batchlab.engine.replay import replayed
-from batchlab.engine.step import COMPILED, Stepper, stepper, torch_optimizer
+from batchlab.engine.step import COMPILED, Stepper, first_diverged, stepper, torch_optimizer
 from batchlab.spec import Matmul, Phase, batch_slices
 
 # Up to this batch size a stack is faster than one run after another, by measurement
@@ -62,16 +64,16 @@ class Replicas(ABC):
 
 
 class Each(Replicas):
-    """One after another, each by its own stepper."""
+    """Each by its own stepper, in its own lane."""
 
-    def __init__(self, steppers: Sequence[Stepper]) -> None:
-        self._steppers = steppers
+    def __init__(self, steppers: Sequence[Stepper], lanes: Lanes) -> None:
+        self._steppers, self._lanes = steppers, lanes
         self.divisible, self.stretch = steppers[0].divisible, steppers[0].stretch
 
     def steps(self, x_RNI: torch.Tensor, y_RN: torch.Tensor, size: int) -> None:
-        """All steps of the first, then of the next."""
-        for one, x_NI, y_N in zip(self._steppers, x_RNI, y_RN, strict=True):
-            one.steps(x_NI, y_N, size)
+        """All steps of the first, then of the next, as far as it is the host who calls for them."""
+        runs = zip(self._steppers, x_RNI, y_RN, strict=True)
+        self._lanes.each([partial(one.steps, x_NI, y_N, size) for one, x_NI, y_N in runs])
 
     def settle(self) -> None:
         """Each its own."""
@@ -88,8 +90,8 @@ class Each(Replicas):
             one.load(state)
 
     def first_diverged(self) -> list[int | None]:
-        """Each its own."""
-        return [one.first_diverged() for one in self._steppers]
+        """Each its own; the host waits for the device once for all of them."""
+        return first_diverged([one.signs() for one in self._steppers])
 
 
 class _Optimizer(NamedTuple):
@@ -204,11 +206,9 @@ class Stacked(Replicas):
         """By the steps' signs, all replicas' at once."""
         if not self._signs:
             return [None] * len(self._flat_RP)
-        bad_RS = ~torch.stack(self._signs, 1).isfinite()
+        signs_RS = torch.stack(self._signs, 1)
         self._signs.clear()
-        found = bad_RS.any(1).tolist()
-        first = bad_RS.int().argmax(1).tolist()
-        return [at if any_ else None for at, any_ in zip(first, found, strict=True)]
+        return first_diverged([[signs_S] for signs_S in signs_RS])
 
 
 class _Places:
@@ -256,16 +256,16 @@ def replicas(
     It depends on a model and its phase alone: not on how many of them there are. `recorders` says
     how steps are recorded and replayed, if they are.
     """
+    device = next(models[0].parameters()).device
     layers = [mlp.linear_layers(model) for model in models]
     stackable = [own for own in layers if own is not None]
     if len(stackable) == len(models):
         first = stackable[0]
         widths = [first[0].in_features, *(layer.out_features for layer in first)]
-        if can_stack(widths, phases[0], matmul, first[0].weight.device.type):
+        if can_stack(widths, phases[0], matmul, device.type):
             return Stacked(stackable, phases)
-    return Each(
-        [
-            replayed(stepper(m, phase, matmul), m, phase, recorders)
-            for m, phase in zip(models, phases, strict=True)
-        ]
-    )
+    steppers = [
+        replayed(stepper(model, phase, matmul), recorders, device)
+        for model, phase in zip(models, phases, strict=True)
+    ]
+    return Each(steppers, Lanes(device, len(models)))

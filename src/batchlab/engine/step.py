@@ -6,7 +6,7 @@ inputs and outputs of a layer.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import torch
@@ -57,11 +57,16 @@ class Stepper(ABC):
 
     def first_diverged(self) -> int | None:
         """Which of the steps since the last call was the first with a loss that is not finite."""
-        signs = self.signs()
-        if not signs:
-            return None
-        bad = ~torch.cat(signs).isfinite()
-        return int(bad.nonzero()[0]) if bool(bad.any()) else None
+        return first_diverged([self.signs()])[0]
+
+
+def first_diverged(signs: Sequence[list[torch.Tensor]]) -> list[int | None]:
+    """For each run the first of its steps whose sign is not finite; one host-device sync."""
+    if not any(signs):
+        return [None] * len(signs)
+    bad = ~torch.stack([torch.cat(of) for of in signs]).isfinite()
+    found = torch.stack([bad.any(1).int(), bad.int().argmax(1)]).tolist()
+    return [at if any_ else None for any_, at in zip(*found, strict=True)]
 
 
 class PlainSGD(Stepper):

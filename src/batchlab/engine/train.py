@@ -20,10 +20,11 @@ from batchlab.engine.products import multiplying
 from batchlab.engine.recorder import Recorders, on_cuda
 from batchlab.engine.replicas import Replicas, replicas
 from batchlab.engine.state import Position, RunState, RunStatus
+from batchlab.probes.base import Probe
 from batchlab.probes.classification import Classification
 from batchlab.probes.displacement import Displacement
 from batchlab.probes.gradient import GradientNorm
-from batchlab.record import Reading, Record
+from batchlab.record import Record
 from batchlab.spec import Phase, TrainSpec, batch_slices
 from batchlab.workloads.base import Data
 from batchlab.workloads.mlp import build
@@ -125,12 +126,12 @@ class _Run:
     records: list[Record] = field(default_factory=list)
     diverged: Position | None = None  # where, if it has
 
-    def displacement(self, model: nn.Module) -> list[Reading]:
+    def displacement(self, model: nn.Module) -> Displacement:
         """Of the model from the run's initial point."""
         probe = Displacement()
         for name, parameter in model.named_parameters():
             probe.update(name, parameter, self.initial[name])
-        return probe.compute()
+        return probe
 
 
 class _Runs:
@@ -262,7 +263,7 @@ class _Runs:
             for index, (run, model) in enumerate(zip(self._runs, models, strict=True)):
                 if index not in lost and run.diverged is None:
                     samples = self._samples_after(count)
-                    self._record(run, run.displacement(model), here.step + count, samples)
+                    self._record(run, [run.displacement(model)], here.step + count, samples)
 
     def _close(self, *, epoch: bool, phase: bool) -> None:
         """Move on to the next epoch or phase where one has ended, and measure what is due."""
@@ -274,7 +275,7 @@ class _Runs:
         elif here.step in cadence.steps:
             self._replicas.settle()
             for run in self._going:
-                self._record(run, run.displacement(run.model), here.step, here.samples)
+                self._record(run, [run.displacement(run.model)], here.step, here.samples)
         if phase:
             before = self._phase_index
             here.phase, here.phase_step = here.phase + 1, 0
@@ -305,15 +306,18 @@ class _Runs:
         data, here = self._data, self._position
         self._replicas.settle()
         self._shuffle(here.epoch)
+        told: list[tuple[_Run, list[Probe]]] = []
         for index, run in enumerate(self._runs):
-            if run.diverged is not None:
-                continue
-            readings = evaluate(run.model, data.train_x, data.train_y, "train")
-            readings += evaluate(run.model, data.test_x, data.test_y, "test")
-            readings += run.displacement(run.model) + self._gradient_norm(index)
-            self._record(run, readings, here.step, here.samples)
+            if run.diverged is None:
+                train = classify(run.model, data.train_x, data.train_y, "train")
+                test = classify(run.model, data.test_x, data.test_y, "test")
+                moved = run.displacement(run.model)
+                told.append((run, [train, test, moved, self._gradient_norm(index)]))
+        # A number is only looked at once the device has everything to do.
+        for run, probes in told:
+            self._record(run, probes, here.step, here.samples)
 
-    def _gradient_norm(self, index: int) -> list[Reading]:
+    def _gradient_norm(self, index: int) -> GradientNorm:
         """Of the first batch of the pass to come, at the batch size in force."""
         rows, model = slice(self._phase.batch_size), self._runs[index].model
         loss = F.cross_entropy(model(self._x_RNI[index, rows]), self._y_RN[index, rows])
@@ -321,17 +325,17 @@ class _Runs:
         probe = GradientNorm()
         for name, gradient in zip(names, torch.autograd.grad(loss, parameters), strict=True):
             probe.update(name, gradient)
-        return probe.compute()
+        return probe
 
-    def _record(self, run: _Run, readings: list[Reading], step: int, samples: int) -> None:
+    def _record(self, run: _Run, probes: Sequence[Probe], step: int, samples: int) -> None:
         epoch = samples / len(self._data.train_x)
-        run.records += [Record(step, epoch, samples, *r) for r in readings]
+        run.records += [Record(step, epoch, samples, *r) for p in probes for r in p.compute()]
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, x_NI: torch.Tensor, y_N: torch.Tensor, split: str) -> list[Reading]:
-    """Loss and accuracy of the model on one split, in few large products."""
+def classify(model: nn.Module, x_NI: torch.Tensor, y_N: torch.Tensor, split: str) -> Classification:
+    """Loss and accuracy of the model on one split, in few large products; no host-device sync."""
     probe = Classification(split)
     for rows in batch_slices(len(x_NI), EVALUATION_ROWS):
         probe.update(model(x_NI[rows]), y_N[rows])
-    return probe.compute()
+    return probe

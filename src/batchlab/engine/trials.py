@@ -158,7 +158,9 @@ def _chunks(spec: TrialsSpec, done: int, side_by_side: int) -> list[Passes]:
 
 def _in_order(measure: Measure, chunks: Sequence[Passes]) -> Iterator[Measured]:
     """Measure every chunk, as many at a time as there are threads, and yield in their order."""
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
+    # A GPU has one chunk at a time, which fills it.
+    threads = before if measure.on_cpu else 1
     # Each worker's arithmetic is unthreaded; so is this thread's meanwhile, which only waits.
     torch.set_num_threads(1)
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
@@ -172,4 +174,4 @@ def _in_order(measure: Measure, chunks: Sequence[Passes]) -> Iterator[Measured]:
             yield under_way.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
