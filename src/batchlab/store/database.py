@@ -1,16 +1,16 @@
 """The store's records: one SQLite file, each run in it whole, open with anything."""
 
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import pandas as pd
 
 from batchlab.record import BinRecord, Record, TrialRecord
 from batchlab.store.connection import Connection
-from batchlab.store.digest import digest, rows_digest
+from batchlab.store.digest import columns_of, digest, rows_digest
 from batchlab.store.schema import (
     FIELDS,
     FILE,
@@ -183,28 +183,19 @@ class Store:
         return rows
 
     def _frame(self, table: str, keys: Sequence[str]) -> pd.DataFrame:
-        with self.connection.translated():
-            runs = self._rows(keys)
-            fields = list(TABLES[table].__annotations__)
-            columns = ", ".join(f'"{field}"' for field in fields)
-            sql = (
-                f"SELECT run, {columns} FROM {table} "
-                "WHERE run IN (SELECT value FROM json_each(?)) ORDER BY rowid"
-            )
-            found = self.connection.query(sql, json.dumps([run[0] for run in runs]))
-        of = defaultdict[int, list[tuple[Any, ...]]](list)
-        for number, *values in found:
-            of[number].append(tuple(values))
-        keys_of: dict[int, str] = {}
-        for number, _, *row in runs:
-            keys_of[number] = row[0]
+        fields = list(TABLES[table].__annotations__)
+        columns = ", ".join(f'"{field}"' for field in fields)
+        sql = f"SELECT {columns} FROM {table} WHERE run = ? ORDER BY rowid"
+        parts: list[list[Any]] = [[] for _ in ("key", *fields)]
+        for number, _, *row in self._rows(keys):
             try:
-                as_written = rows_digest(TABLES[table], of[number])
+                arrays, as_written = columns_of(TABLES[table], self.connection.query(sql, number))
             except (ValueError, OverflowError) as error:
                 raise self.connection.damaged(f"run {row[0][:12]}: {error}") from None
             if as_written != row[FIELDS.index(f"{table}s")]:
                 raise self.connection.damaged(f"run {row[0][:12]}: its {table}s are not all there")
-        rows = [(keys_of[number], *values) for number, *values in found]
-        frame = pd.DataFrame.from_records(rows, columns=["key", *fields])
-        # SQLite keeps a nan as NULL, which comes back as None.
-        return frame.astype({"value": float}) if "value" in frame else frame
+            key = np.full(len(arrays[0]), row[0], object)
+            for part, array in zip(parts, (key, *arrays), strict=True):
+                part.append(array)
+        joined = [np.concatenate(part) if part else np.empty(0, object) for part in parts]
+        return pd.DataFrame(dict(zip(("key", *fields), joined, strict=True)))

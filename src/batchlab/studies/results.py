@@ -155,16 +155,14 @@ class Results:
         """`status` maps keys of stored runs to `finished` or `diverged`; frames as stored."""
         self.protocol, self.seeds = protocol, range(seeds)
         counted = dict(list(bins.groupby(["key", "convention"], sort=False)))
-        self._trials = {
-            (str(key), str(convention)): Trials(rows, counted[key, convention])
-            for (key, convention), rows in trials.groupby(["key", "convention"], sort=False)
-            if convention in CONVENTIONS
-        }
-        self._starts = {
-            (str(key), str(convention)): Start(rows, counted.get((key, convention)))
-            for (key, convention), rows in trials.groupby(["key", "convention"], sort=False)
-            if convention not in CONVENTIONS
-        }
+        self._trials: dict[tuple[str, str], Trials] = {}
+        self._starts: dict[tuple[str, str], Start] = {}
+        for (key, convention), rows in trials.groupby(["key", "convention"], sort=False):
+            of = (str(key), str(convention))
+            if convention in CONVENTIONS:
+                self._trials[of] = Trials(rows, counted[key, convention])
+            else:
+                self._starts[of] = Start(rows, counted.get((key, convention)))
         self._status = status
         self._curves = {
             (str(key), str(name), str(layer)): Curve(
