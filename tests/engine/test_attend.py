@@ -69,7 +69,7 @@ def kernels_beside_products(device: str) -> None:
 
 
 def interpreted() -> None:
-    """The same by Triton's interpreter, in a process that has TRITON_INTERPRET set from the start."""
+    """The same by Triton's interpreter, in a process that began with TRITON_INTERPRET set."""
     from triton.runtime import interpreter
 
     # It makes an index of an array of one number, which NumPy has ceased to do.

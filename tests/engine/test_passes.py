@@ -141,6 +141,24 @@ def test_small_batches_of_single_precision_data_are_walked_in_double() -> None:
         assert {g.dtype for size in (1, 35) for *_, g in sums.of(size, RATE)} == {torch.float32}
 
 
+def test_a_history_in_single_precision_rounds_that_alone() -> None:
+    layers = perceptron(WIDTHS["three"], torch.float32)
+    x, y = samples(torch.float32)
+    with torch.no_grad():
+        for size in (1, 4, passes.SMALL):
+            single, double = (
+                Walker(layers, x[None], y[None], deep=True, history=dtype).walk(size, RATE)
+                for dtype in (torch.float32, torch.float64)
+            )
+            assert [u.dtype for u in single.updates] == [*[torch.float32] * 3, torch.float64]
+            assert {u.dtype for u in double.updates} == {torch.float64}
+            for k in range(len(layers)):
+                mine, exact = (done.sum(k, slice(None)) for done in (single, double))
+                assert mine.dtype == torch.float64
+                error = float((mine - exact).norm() / exact.norm())
+                assert 0 < error < 1e-7
+
+
 def test_without_the_compiler_products_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "NUMBA", False)
     monkeypatch.setitem(__import__("sys").modules, "batchlab.engine.kernels", None)

@@ -176,7 +176,7 @@ def launch_mix(out_RBW: torch.Tensor, weights_RBT: torch.Tensor, values_RTW: tor
 
 def _queries(batch: int) -> int:
     """Queries of one reading: a power of two, so that few kernels do for all batch sizes."""
-    return min(MOST, triton.next_power_of_2(batch))
+    return min(MOST, int(triton.next_power_of_2(batch)))
 
 
 def _samples(history_RTW: torch.Tensor) -> int:
