@@ -163,7 +163,10 @@ def main() -> None:
     if not torch.cuda.is_available():
         sys.exit("benchmarks/trials_gpu.py: PyTorch sees no GPU here; there is nothing to measure")
     began = time.perf_counter()
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, Triton {attention.TRITON}")
+    kernels = attention.TRITON and attention.can_launch()
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, kernels: {kernels}")
+    if not kernels:
+        sys.exit("benchmarks/trials_gpu.py: Triton builds no kernels here")
     model = build(workload("mnist").protocol.model, INPUTS, CLASSES, generator(0, "init")).cuda()
     layers = mlp.linear_layers(model)
     assert layers is not None

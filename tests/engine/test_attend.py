@@ -52,6 +52,14 @@ def test_the_sums_written_out(shape: tuple[int, int, int, int, int], kept: torch
             torch.testing.assert_close(mixed[r, b], other, rtol=1e-12, atol=1e-12)
 
 
+def test_where_no_kernel_can_be_built_a_warning_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "batchlab.engine.attend_kernels", None)
+    attention.can_launch.cache_clear()
+    with pytest.warns(RuntimeWarning, match="slower: .*attend_kernels"):
+        assert not attention.can_launch()
+    attention.can_launch.cache_clear()
+
+
 def kernels_beside_products(device: str) -> None:
     """On a CPU this wants Triton's interpreter."""
     from batchlab.engine.attend_kernels import launch_mix, launch_scores

@@ -11,6 +11,8 @@ there, which PyTorch's builds for CUDA bring; otherwise by PyTorch's products.
 Shapes: R replicas, B queries, T rows of history, I and O widths of keys and of values.
 """
 
+import warnings
+from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -51,4 +53,25 @@ def mix(out_RBO: torch.Tensor, weights_RBT: torch.Tensor, values_RTO: torch.Tens
 
 def _by_kernels(out_RBO: torch.Tensor) -> bool:
     """The kernels sum in double whatever is asked."""
-    return TRITON and out_RBO.is_cuda and out_RBO.dtype == torch.float64
+    return TRITON and out_RBO.is_cuda and out_RBO.dtype == torch.float64 and can_launch()
+
+
+@cache
+def can_launch() -> bool:
+    """Whether a kernel can be built here and runs: Triton wants a C compiler for that.
+
+    Says so in a `RuntimeWarning` where not.
+    """
+    try:
+        from batchlab.engine.attend_kernels import launch_mix
+
+        small = torch.zeros(1, 1, 16, dtype=torch.float64, device="cuda")
+        launch_mix(small, small[..., :1], small)
+    except Exception as error:  # of a compiler, a loader, a driver
+        warnings.warn(
+            f"trials go without the kernels for CUDA, several times slower: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
