@@ -30,7 +30,7 @@ def attend(
     """Add sum_t (keys_t . query + bias) values_t of every query to `out_RBO`, in place.
 
     The history is of one replica after another, rows without gaps; `out_RBO` and the queries are
-    contiguous.
+    contiguous: the kernels go by it.
     """
     if _by_kernels(out_RBO):
         from batchlab.engine.attend_kernels import launch_scores

@@ -14,7 +14,7 @@ after it: nothing is propagated down from there unless it is asked for.
 
 Passes of many small steps run in double precision whatever the data are in: in single, one unit in
 some millions lies so near zero that rounding decides its side, and its pass then ends elsewhere
-(decision 0004).
+(decision 0004). On CUDA these leave the hidden layers' weights alone as well (`history.py`).
 
 Shapes: R trials side by side, M samples of a trial, I and O inputs and outputs of a layer.
 """
