@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "batchlab"
-HEAVY = {"torch", "ray", "altair", "scipy", "sklearn", "pandas", "pooch", "optuna"}
+HEAVY = {"torch", "triton", "ray", "altair", "scipy", "sklearn", "pandas", "pooch", "optuna"}
 
 ALLOWED: dict[str, set[str]] = {
     "spec": set(),

@@ -76,18 +76,17 @@ class Measure:
         self._full = full_gradient(self._weights, self._biases, data.train_x, data.train_y)
 
     @property
-    def on_cpu(self) -> bool:
-        """Whether passes are done by the CPU's threads."""
-        return self._weights[0].device.type == "cpu"
-
-    @property
     def bytes_each(self) -> int:
-        """Memory that a trial needs, about: its samples' rows in every layer, and its weights."""
-        widths = [len(b) for b in self._biases]
-        inputs = self._weights[0].shape[1]
-        rows = self._spec.samples * (inputs + self._spec.samples + 4 * sum(widths))
-        weights = 2 * sum(w.numel() for w in self._weights[1:])
-        return 3 * (rows + weights) * self._weights[0].element_size()  # single and in double
+        """Memory that a trial needs, about, as one of many side by side.
+
+        The table of its samples' inner products and the first layer's output, in single precision
+        and in double; every layer's inputs and updates, of the passes in double, of those in
+        single, at the starting weights, and under way; weights of its own at large batch sizes.
+        """
+        widths, samples = [len(b) for b in self._biases], self._spec.samples
+        row = self._weights[0].shape[1] + 3 * (samples + widths[0]) + 8 * sum(widths)
+        weights = sum(w.numel() for w in self._weights[1:])
+        return (samples * row + weights) * self._weights[0].element_size()
 
     def __call__(self, passes: Sequence[tuple[int, int]]) -> Measured:
         """All of these passes are of detailed draws, or none is."""

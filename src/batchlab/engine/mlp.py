@@ -38,6 +38,12 @@ def stack(layers: Sequence[nn.Linear], replicas: int) -> tuple[list[torch.Tensor
     return [copies(m.weight) for m in layers], [copies(m.bias) for m in layers]
 
 
+def residual(z_RBO: torch.Tensor, y_RB: torch.Tensor) -> torch.Tensor:
+    """The gradient of each sample's loss with respect to its logits (R, B, O)."""
+    d = z_RBO.softmax(-1)
+    return d.scatter_add_(-1, y_RB.unsqueeze(-1), d.new_full((), -1.0).expand(*y_RB.shape, 1))
+
+
 def backward(
     weights_ROI: Sequence[torch.Tensor],
     biases_RO: Sequence[torch.Tensor],
@@ -58,8 +64,7 @@ def backward(
     for index, (w, b) in enumerate(zip(weights_ROI, biases_RO, strict=True)):
         z = multiply(activations[-1], w.mT).add_(b.unsqueeze(1))
         activations.append(z if index == last else z.relu_())
-    d = activations.pop().to(x_RBI.dtype).softmax(-1)
-    d.scatter_add_(-1, y_RB.unsqueeze(-1), d.new_full((), -1.0).expand(*y_RB.shape, 1))
+    d = residual(activations.pop().to(x_RBI.dtype), y_RB)
     if scale is None:
         d.div_(y_RB.shape[1])
     else:

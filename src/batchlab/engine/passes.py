@@ -14,7 +14,7 @@ after it: nothing is propagated down from there unless it is asked for.
 
 Passes of many small steps run in double precision whatever the data are in: in single, one unit in
 some millions lies so near zero that rounding decides its side, and its pass then ends elsewhere
-(decision 0004).
+(decision 0004). On CUDA these leave the hidden layers' weights alone as well (`history.py`).
 
 Shapes: R trials side by side, M samples of a trial, I and O inputs and outputs of a layer.
 """
@@ -26,7 +26,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from batchlab.engine.history import History
 from batchlab.engine.loop import BLOCK, Loop, block_size, can_compile, divide
+from batchlab.engine.mlp import residual
 from batchlab.engine.products import add_product, product
 from batchlab.spec import batch_slices
 
@@ -42,18 +44,36 @@ class Pass(NamedTuple):
     updates: tuple[torch.Tensor, ...]  # u (R, M, O): -(rate / b) times the output's gradient
 
     def sum(self, layer: int, rows: slice) -> torch.Tensor:
-        """The change of a layer's weights by the steps on these samples (R, O, I)."""
-        return product(self.updates[layer][:, rows].mT, self.inputs[layer][:, rows])
+        """The change of a layer's weights by the steps on these samples (R, O, I).
+
+        In the precision of the pass, which the last layer's updates are in.
+        """
+        dtype = self.updates[-1].dtype
+        u, h = (of[layer][:, rows].to(dtype) for of in (self.updates, self.inputs))
+        return product(u.mT, h)
 
 
 class Walker:
     """R trials, passed over from the same starting weights at one batch size after another."""
 
     def __init__(
-        self, layers: Sequence[nn.Linear], x_RMI: torch.Tensor, y_RM: torch.Tensor, *, deep: bool
+        self,
+        layers: Sequence[nn.Linear],
+        x_RMI: torch.Tensor,
+        y_RM: torch.Tensor,
+        *,
+        deep: bool,
+        history: torch.dtype | None = None,
     ) -> None:
-        """`deep` asks for the updates of every layer at every step, the last one included."""
+        """`deep` asks for the updates of every layer at every step, the last one included.
+
+        With `history` passes in double go without weights of the trials' own, and keep what they
+        are computed from in that precision (`history.py`); left out, so do those on CUDA, in the
+        precision of the data.
+        """
         self._y_RM, self._deep = y_RM, deep
+        if history is None and x_RMI.is_cuda:
+            history = x_RMI.dtype
         replicas, samples = y_RM.shape
         # Weights by input, (I, O): a hidden unit that is silent is then a row not to be read. The
         # last layer's are kept by output, because rows of ten classes are too short to be fast.
@@ -62,20 +82,45 @@ class Walker:
         self._biases = [layer.bias.detach() for layer in layers]
         self._loops: dict[int, Loop] = {}  # by their parts
         self._exact: Walker | None = None
-        if x_RMI.dtype == torch.float64:
+        self._history: History | None = None
+        dtype = self._biases[0].dtype
+        if dtype == torch.float64:
+            exact_RMI = x_RMI.double()
             self._first_RMO = torch.baddbmm(
-                self._biases[0], x_RMI, self._weights[0].expand(replicas, -1, -1)
+                self._biases[0], exact_RMI, self._weights[0].expand(replicas, -1, -1)
             )
-            self._gram_RMM = torch.bmm(x_RMI, x_RMI.mT).add_(1.0)  # the one is the bias
+            self._gram_RMM = torch.bmm(exact_RMI, exact_RMI.mT).add_(1.0)  # the one is the bias
         else:
             doubles = [copy.deepcopy(layer).double() for layer in layers]
-            self._exact = Walker(doubles, x_RMI.double(), y_RM, deep=deep)
+            x = x_RMI if history else x_RMI.double()
+            self._exact = Walker(doubles, x, y_RM, deep=deep, history=history)
             self._first_RMO = self._exact._first_RMO.to(x_RMI.dtype)
             self._gram_RMM = self._exact._gram_RMM.to(x_RMI.dtype)
         # Every pass is written over the one before it: fresh memory costs as much as a product.
-        widths = [weight.shape[1] for weight in self._weights]
-        self._updates = tuple(x_RMI.new_zeros((replicas, samples, width)) for width in widths)
-        self._inputs = (x_RMI, *(torch.zeros_like(u) for u in self._updates[:-1]))
+        # A history may be in less than the precision of the pass: fewer bytes to read at every
+        # step. What the last layer's gradient is made of is none.
+        by_history = history is not None and dtype == torch.float64 and len(layers) > 1
+        last = len(layers) - 1
+        kept = [history if history is not None and by_history else dtype] * last + [dtype]
+        rooms = [
+            x_RMI.new_zeros((replicas, samples, weight.shape[1]), dtype=kept[k])
+            for k, weight in enumerate(self._weights)
+        ]
+        self._updates = tuple(rooms)
+        self._inputs = (
+            x_RMI,
+            *(torch.zeros_like(u, dtype=kept[k + 1]) for k, u in enumerate(rooms[:-1])),
+        )
+        if by_history:
+            self._history = History(
+                self._weights,
+                self._biases,
+                self._first_RMO,
+                self._gram_RMM,
+                y_RM,
+                self._inputs,
+                self._updates,
+            )
 
     def frozen(self) -> Pass:
         """All samples at the starting weights, u being d loss / d output of each sample.
@@ -95,6 +140,9 @@ class Walker:
         """
         if size <= SMALL and self._exact is not None:
             return self._exact.walk(size, rate)
+        if size <= SMALL and self._history is not None:
+            self._history.walk(size, rate, deep=self._deep)
+            return Pass(self._inputs, self._updates)
         if (
             size <= SMALL
             and len(self._y_RM) == 1
@@ -150,9 +198,7 @@ class Walker:
         for h, weight, bias in zip(inputs, weights, biases, strict=True):
             torch.clamp_min(z_RBO, 0.0, out=h)
             z_RBO = product(h, weight).add_(bias.unsqueeze(1))
-        u = updates[-1].copy_(z_RBO.softmax(-1))
-        target = self._y_RM[:, rows].unsqueeze(-1)
-        u.scatter_add_(-1, target, u.new_full((), -1.0).expand(target.shape)).mul_(scale)
+        updates[-1].copy_(residual(z_RBO, self._y_RM[:, rows]).mul_(scale))
         for k in range(len(weights) - 1, -1, -1):
             h, above, below = inputs[k], updates[k + 1], updates[k]
             if down:

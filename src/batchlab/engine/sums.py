@@ -33,10 +33,10 @@ class Sums:
         than the last."""
         self._walker, self._samples, self._layers = walker, samples, layers
         frozen = walker.frozen()
-        # The walker's next pass overwrites these, and every batch size needs them.
+        # The walker's next pass overwrites these, and every batch size needs those asked for.
         self.frozen = Pass(
-            (frozen.inputs[0], *(h.clone() for h in frozen.inputs[1:])),
-            tuple(u.clone() for u in frozen.updates),
+            tuple(h.clone() if k in layers and k else h for k, h in enumerate(frozen.inputs)),
+            tuple(u.clone() if k in layers else u for k, u in enumerate(frozen.updates)),
         )
         self._total = {k: self.frozen.sum(k, slice(None)) for k in layers}
 

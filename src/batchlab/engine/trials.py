@@ -119,10 +119,13 @@ def run_trials(
     began = saved = time.monotonic()
     before = state.seconds
     measure = Measure(spec, layers, names, data, keep)
-    chunks = _chunks(spec, state.done, _side_by_side(layers[0].weight, measure.bytes_each))
+    weight = layers[0].weight
+    chunks = _chunks(spec, state.done, _side_by_side(weight, measure.bytes_each))
+    # A chunk has as many trials as a GPU has room for: one chunk at a time there.
+    at_once = torch.get_num_threads() if weight.device.type == "cpu" else 1
     steps = spec.step_count(len(data.train_x)) // spec.trials
     try:
-        for measured in _in_order(measure, chunks):
+        for measured in _in_order(measure, chunks, at_once):
             state.add(measured)
             state.seconds = before + time.monotonic() - began
             tick(measured.passes * steps)
@@ -156,22 +159,20 @@ def _chunks(spec: TrialsSpec, done: int, side_by_side: int) -> list[Passes]:
     return chunks
 
 
-def _in_order(measure: Measure, chunks: Sequence[Passes]) -> Iterator[Measured]:
-    """Measure every chunk, as many at a time as there are threads, and yield in their order."""
-    before = torch.get_num_threads()
-    # A GPU has one chunk at a time, which fills it.
-    threads = before if measure.on_cpu else 1
+def _in_order(measure: Measure, chunks: Sequence[Passes], at_once: int) -> Iterator[Measured]:
+    """Measure every chunk, so many at a time, each by a thread, and yield in their order."""
+    threads = torch.get_num_threads()
     # Each worker's arithmetic is unthreaded; so is this thread's meanwhile, which only waits.
     torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(1,))
     under_way: deque[Future[Measured]] = deque()
     try:
         for chunk in chunks:
             under_way.append(pool.submit(measure, chunk))
-            if len(under_way) > threads:
+            if len(under_way) > at_once:
                 yield under_way.popleft().result()
         while under_way:
             yield under_way.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
