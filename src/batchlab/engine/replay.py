@@ -130,7 +130,7 @@ class Replayed(Stepper):
 def replayed(one: Stepper, model: nn.Module, phase: Phase, recorders: Recorders) -> Stepper:
     """The stepper with its steps replayed where they can be and where it pays, else as it is."""
     weights = sum(p.numel() for p in model.parameters())
-    if not one.divisible or weights * phase.batch_size > LARGEST:
+    if not (one.recordable and one.divisible) or weights * phase.batch_size > LARGEST:
         return one
     recorder = recorders(next(model.parameters()).device)
     return one if recorder is None else Replayed(one, recorder)

@@ -1,0 +1,202 @@
+"""The kernel of the resident trainer: many steps of a perceptron whose weights stay in registers.
+
+Every program keeps its own units of both hidden layers: their rows of the weights, and besides the
+columns of the second layer's weights that leave its units of the first, so that no product is
+summed over programs; the columns are changed by the same arithmetic as the rows, and remain equal
+to them to the bit. The last layer is small and every program has it whole. A step exchanges both
+hidden layers' outputs, and nothing else.
+
+**Exchange.** A word of 64 bits is a unit's output beside the number of its step, written and read
+as one, and a reader looks until all words are of the step: no barrier, no fence, no order between
+two addresses is relied on (NCCL's protocol LL does the same). A word is written again only after
+everyone has read it: a program writes its first layer's outputs of a step after it has read all
+second layer's outputs of the step before, which every program writes only after it has read all
+first layer's; and the other way round. All programs must run at the same time (a cooperative
+launch), or the first would look for ever.
+
+**Order.** Sums over units are Triton's reductions, whose order is fixed by the compiled shapes;
+samples are added one after another.
+
+Shapes: I inputs, H and J units of the first and the second hidden layer, O classes, U and V a
+program's own units of H and J, B samples of a step; in the kernel I, H, J, O, U and V are padded to
+powers of two, and what is past the end is zero. A tuple holds one tensor a sample.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _rectified(z):
+    return tl.where(z <= 0, 0.0, z)  # a nan stays one
+
+
+@triton.jit
+def _publish(words, units, values, tag, mask):
+    bits = values.to(tl.int32, bitcast=True).to(tl.int64)
+    tl.atomic_xchg(words + units, (bits << 32) | tag, mask=mask, sem="relaxed")
+
+
+@triton.jit
+def _look(words, tag, width: tl.constexpr, padded: tl.constexpr, size: tl.constexpr):
+    units = tl.arange(0, padded)
+    none = tl.zeros((padded,), tl.int64) + tag  # has arrived, and is zero
+    seen = ()
+    for b in tl.static_range(size):
+        place = words + b * width + units
+        seen = seen + (tl.load(place, mask=units < width, other=none, volatile=True),)
+    return seen
+
+
+@triton.jit
+def _late(seen, tag, size: tl.constexpr):
+    late = seen[0].to(tl.int32) != tag
+    for b in tl.static_range(1, size):
+        late = late | (seen[b].to(tl.int32) != tag)
+    return tl.max(late.to(tl.int32), 0)
+
+
+@triton.jit
+def _collect(words, tag, width: tl.constexpr, padded: tl.constexpr, size: tl.constexpr):
+    """All units' outputs of the step, once they have all been published."""
+    seen = _look(words, tag, width, padded, size)
+    while _late(seen, tag, size) > 0:
+        seen = _look(words, tag, width, padded, size)
+    values = ()
+    for b in tl.static_range(size):
+        values = values + ((seen[b] >> 32).to(tl.int32).to(tl.float32, bitcast=True),)
+    return values
+
+
+@triton.jit
+def _inputs(x, first, samples, width: tl.constexpr, padded: tl.constexpr, size: tl.constexpr):
+    """The samples of the step that begins at `first`; those past the end are zero."""
+    column = tl.arange(0, padded)
+    rows = ()
+    for b in tl.static_range(size):
+        n = first + b
+        mask = (column < width) & (n < samples)
+        rows = rows + (tl.load(x + n.to(tl.int64) * width + column, mask=mask, other=0.0),)
+    return rows
+
+
+@triton.jit
+def _first_layer(x_I, w_UI, bias_U, words, units, tag, width: tl.constexpr, size: tl.constexpr):
+    """A program's own units' outputs, which are published."""
+    outputs = ()
+    for b in tl.static_range(size):
+        h_U = _rectified(tl.sum(w_UI * x_I[b][None, :], 1) + bias_U)
+        _publish(words + b * width, units, h_U, tag, units < width)
+        outputs = outputs + (h_U,)
+    return outputs
+
+
+@triton.jit(
+    do_not_specialize=["samples"], do_not_specialize_on_alignment=["x", "y", "signs"]
+)
+def take(
+    x,  # (samples, inputs) in the order of the steps
+    y,  # (samples,) int64
+    signs,  # (steps,): the sum of the last layer's gradient, finite just where the loss is
+    w1,
+    b1,
+    w2,
+    b2,
+    w3,
+    b3,  # the layers' own parameters, as `nn.Linear` has them; read at first and written at last
+    words,  # int64 (size * (first + second)), zero at the start
+    samples,
+    rate,
+    inputs: tl.constexpr,
+    first: tl.constexpr,
+    second: tl.constexpr,
+    classes: tl.constexpr,
+    I: tl.constexpr,
+    H: tl.constexpr,
+    J: tl.constexpr,
+    O: tl.constexpr,
+    U: tl.constexpr,
+    V: tl.constexpr,
+    size: tl.constexpr,
+):
+    """Take the steps of plain SGD on the mean loss of each `size` samples (the last as short as it
+    must be) in float32."""
+    program = tl.program_id(0)
+    i, h, j, o = tl.arange(0, I), tl.arange(0, H), tl.arange(0, J), tl.arange(0, O)
+    u, v = program * U + tl.arange(0, U), program * V + tl.arange(0, V)
+    words2 = words + size * first
+
+    at_UI = u[:, None] * inputs + i[None, :]
+    is_UI = (u[:, None] < first) & (i[None, :] < inputs)
+    at_VH = v[:, None] * first + h[None, :]
+    is_VH = (v[:, None] < second) & (h[None, :] < first)
+    at_UJ = j[None, :] * first + u[:, None]
+    is_UJ = (u[:, None] < first) & (j[None, :] < second)
+    at_OJ = o[:, None] * second + j[None, :]
+    is_OJ = (o[:, None] < classes) & (j[None, :] < second)
+    w_UI = tl.load(w1 + at_UI, mask=is_UI, other=0.0)
+    w_VH = tl.load(w2 + at_VH, mask=is_VH, other=0.0)
+    w_UJ = tl.load(w2 + at_UJ, mask=is_UJ, other=0.0)
+    w_OJ = tl.load(w3 + at_OJ, mask=is_OJ, other=0.0)
+    b_U = tl.load(b1 + u, mask=u < first, other=0.0)
+    b_V = tl.load(b2 + v, mask=v < second, other=0.0)
+    b_O = tl.load(b3 + o, mask=o < classes, other=0.0)
+    own = tl.minimum(v, J - 1)  # past the end it does not matter which
+
+    steps = tl.cdiv(samples, size)
+    x_I = _inputs(x, program * 0, samples, inputs, I, size)
+    own_U = _first_layer(x_I, w_UI, b_U, words, u, 1, first, size)
+    for step in tl.range(steps, num_stages=1):
+        begin = step * size
+        labels = ()
+        for b in tl.static_range(size):
+            labels = labels + (tl.load(y + begin + b, mask=begin + b < samples, other=0),)
+        h_H = _collect(words, step + 1, first, H, size)
+        for b in tl.static_range(size):
+            h_V = _rectified(tl.sum(w_VH * h_H[b][None, :], 1) + b_V)
+            _publish(words2 + b * second, v, h_V, step + 1, v < second)
+        next_I = _inputs(x, begin + size, samples, inputs, I, size)  # hidden by the waiting
+        h_J = _collect(words2, step + 1, second, J, size)
+
+        factor = -rate / tl.minimum(size, samples - begin).to(tl.float32)
+        sign = 0.0
+        u_O, u_J = (), ()
+        for b in tl.static_range(size):
+            is_there = begin + b < samples
+            z_O = tl.sum(w_OJ * h_J[b][None, :], 1) + b_O
+            z_O = tl.where(o < classes, z_O, float("-inf"))
+            e_O = tl.exp(z_O - tl.max(z_O, 0))
+            d_O = tl.where(is_there, e_O / tl.sum(e_O, 0) - (o == labels[b]).to(tl.float32), 0.0)
+            sign += tl.sum(d_O, 0)
+            d_O *= factor
+            d_J = tl.sum(w_OJ * d_O[:, None], 0)
+            u_O = u_O + (d_O,)
+            u_J = u_J + (tl.where(h_J[b] <= 0, 0.0, d_J),)
+        tl.store(signs + step, sign, mask=program == 0)
+        for b in tl.static_range(size):
+            d_U = tl.sum(w_UJ * u_J[b][None, :], 1)
+            d_U = tl.where(own_U[b] <= 0, 0.0, d_U)
+            w_UI = tl.fma(d_U[:, None], x_I[b][None, :], w_UI)
+            b_U += d_U
+
+        # The next step's first layer, so that it is on its way while the other weights change. Past
+        # the last step nobody reads it but as a sign that its program has read all weights.
+        before_U, x_I = own_U, next_I
+        own_U = _first_layer(x_I, w_UI, b_U, words, u, step + 2, first, size)
+        for b in tl.static_range(size):
+            u_V = tl.gather(u_J[b], own, 0)
+            w_VH = tl.fma(u_V[:, None], h_H[b][None, :], w_VH)
+            w_UJ = tl.fma(before_U[b][:, None], u_J[b][None, :], w_UJ)
+            w_OJ = tl.fma(u_O[b][:, None], h_J[b][None, :], w_OJ)
+            b_V += u_V
+            b_O += u_O[b]
+
+    while _late(_look(words, steps + 1, first, H, size), steps + 1, size) > 0:
+        pass
+    tl.store(w1 + at_UI, w_UI, mask=is_UI)
+    tl.store(w2 + at_VH, w_VH, mask=is_VH)
+    tl.store(b1 + u, b_U, mask=u < first)
+    tl.store(b2 + v, b_V, mask=v < second)
+    one = program == 0
+    tl.store(w3 + at_OJ, w_OJ, mask=is_OJ & one)
+    tl.store(b3 + o, b_O, mask=(o < classes) & one)
