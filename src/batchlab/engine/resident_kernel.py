@@ -27,6 +27,13 @@ import triton.language as tl
 
 
 @triton.jit
+def _places(row, column, row_stride, column_stride, rows, columns):
+    """Where a part of a matrix lies, and which of its places there are."""
+    place = row[:, None] * row_stride + column[None, :] * column_stride
+    return place, (row[:, None] < rows) & (column[None, :] < columns)
+
+
+@triton.jit
 def _rectified(z):
     return tl.where(z <= 0, 0.0, z)  # a nan stays one
 
@@ -91,9 +98,7 @@ def _first_layer(x_I, w_UI, bias_U, words, units, tag, width: tl.constexpr, size
     return outputs
 
 
-@triton.jit(
-    do_not_specialize=["samples"], do_not_specialize_on_alignment=["x", "y", "signs"]
-)
+@triton.jit(do_not_specialize=["samples"], do_not_specialize_on_alignment=["x", "y", "signs"])
 def take(
     x,  # (samples, inputs) in the order of the steps
     y,  # (samples,) int64
@@ -126,14 +131,10 @@ def take(
     u, v = program * U + tl.arange(0, U), program * V + tl.arange(0, V)
     words2 = words + size * first
 
-    at_UI = u[:, None] * inputs + i[None, :]
-    is_UI = (u[:, None] < first) & (i[None, :] < inputs)
-    at_VH = v[:, None] * first + h[None, :]
-    is_VH = (v[:, None] < second) & (h[None, :] < first)
-    at_UJ = j[None, :] * first + u[:, None]
-    is_UJ = (u[:, None] < first) & (j[None, :] < second)
-    at_OJ = o[:, None] * second + j[None, :]
-    is_OJ = (o[:, None] < classes) & (j[None, :] < second)
+    at_UI, is_UI = _places(u, i, inputs, 1, first, inputs)
+    at_VH, is_VH = _places(v, h, first, 1, second, first)
+    at_UJ, is_UJ = _places(u, j, 1, first, first, second)
+    at_OJ, is_OJ = _places(o, j, second, 1, classes, second)
     w_UI = tl.load(w1 + at_UI, mask=is_UI, other=0.0)
     w_VH = tl.load(w2 + at_VH, mask=is_VH, other=0.0)
     w_UJ = tl.load(w2 + at_UJ, mask=is_UJ, other=0.0)
@@ -191,8 +192,15 @@ def take(
             b_V += u_V
             b_O += u_O[b]
 
-    while _late(_look(words, steps + 1, first, H, size), steps + 1, size) > 0:
-        pass
+    late = 1
+    while late > 0:
+        late = _late(_look(words, steps + 1, first, H, size), steps + 1, size)
+    # Zero, which the compiler does not know: places are reckoned anew and not kept in registers.
+    program += late
+    u, v, o = program * U + tl.arange(0, U), program * V + tl.arange(0, V), late + tl.arange(0, O)
+    at_UI, is_UI = _places(u, i, inputs, 1, first, inputs)
+    at_VH, is_VH = _places(v, h, first, 1, second, first)
+    at_OJ, is_OJ = _places(o, j, second, 1, classes, second)
     tl.store(w1 + at_UI, w_UI, mask=is_UI)
     tl.store(w2 + at_VH, w_VH, mask=is_VH)
     tl.store(b1 + u, b_U, mask=u < first)
