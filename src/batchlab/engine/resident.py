@@ -14,8 +14,8 @@ from batchlab.engine.step import PlainSGD
 TRITON = find_spec("triton") is not None  # PyTorch's builds for CUDA bring it
 RESIDENT = 8  # up to this batch size; by reckoning, not yet by measurement
 WARPS = 8  # of a program: 255 registers for each of its threads
-# Weights of a program: 160 of those registers, so that a step has the others to work in.
-_MOST_WEIGHTS = 160 * 32 * WARPS
+# Weights of a program: 144 of those registers, so that a step has the others to work in.
+_MOST_WEIGHTS = 144 * 32 * WARPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +36,17 @@ class Division:
         return max(parts)
 
     @property
-    def weights(self) -> int:
-        """That a program holds, a layer's sides filled up to powers of two."""
-        inputs, first, second, classes = self.padded
-        hidden = self.first_each * second + self.second_each * first
-        return self.first_each * inputs + hidden + classes * second
+    def top(self) -> tuple[int, int]:
+        """The classes in two powers of two, so that few are filled up; the second may be 0."""
+        most = _power(self.classes + 1) // 2
+        return most, _power(self.classes - most) if self.classes > most else 0
 
     @property
-    def padded(self) -> tuple[int, int, int, int]:
-        """Inputs, both hidden layers' units and classes, filled up."""
-        inputs, first, second, classes = (
-            _power(width) for width in (self.inputs, self.first, self.second, self.classes)
-        )
-        return inputs, first, second, classes
+    def weights(self) -> int:
+        """That a program holds, a layer's sides filled up to powers of two."""
+        inputs, first, second = (_power(n) for n in (self.inputs, self.first, self.second))
+        hidden = self.first_each * second + self.second_each * first
+        return self.first_each * inputs + hidden + sum(self.top) * second
 
 
 def _power(least: int) -> int:
@@ -112,7 +110,7 @@ class ResidentSGD(PlainSGD):
         if len(self._words) != size * width:
             self._words = self._words.new_empty(size * width)
         self._words.zero_()
-        inputs, first, second, classes = one.padded
+        most, rest = one.top
         with torch.cuda.device_of(x_NI):
             take[(one.programs,)](
                 x_NI.contiguous(),
@@ -126,10 +124,12 @@ class ResidentSGD(PlainSGD):
                 first=one.first,
                 second=one.second,
                 classes=one.classes,
-                I=inputs,
-                H=first,
-                J=second,
-                O=classes,
+                I=_power(one.inputs),
+                H=_power(one.first),
+                J=_power(one.second),
+                O=most,
+                R=rest,
+                parts=2 if rest else 1,
                 U=one.first_each,
                 V=one.second_each,
                 size=size,

@@ -90,12 +90,39 @@ def _inputs(x, first, samples, width: tl.constexpr, padded: tl.constexpr, size: 
 @triton.jit
 def _first_layer(x_I, w_UI, bias_U, words, units, tag, width: tl.constexpr, size: tl.constexpr):
     """A program's own units' outputs, which are published."""
-    outputs = ()
     for b in tl.static_range(size):
         h_U = _rectified(tl.sum(w_UI * x_I[b][None, :], 1) + bias_U)
         _publish(words + b * width, units, h_U, tag, units < width)
-        outputs = outputs + (h_U,)
-    return outputs
+
+
+@triton.jit
+def _softmax_less(
+    h_J,
+    w_OJ,
+    bias_O,
+    label,
+    classes: tl.constexpr,
+    O: tl.constexpr,
+    R: tl.constexpr,
+    parts: tl.constexpr,
+):
+    """The softmax less the one-hot label, by parts of the classes."""
+    z_O, highest = (), float("-inf")
+    for k in tl.static_range(parts):
+        o = k * O + tl.arange(0, R if k else O)
+        z = tl.where(o < classes, tl.sum(w_OJ[k] * h_J[None, :], 1) + bias_O[k], float("-inf"))
+        highest = tl.maximum(highest, tl.max(z, 0))
+        z_O = z_O + (z,)
+    e_O, total = (), 0.0
+    for k in tl.static_range(parts):
+        e = tl.exp(z_O[k] - highest)
+        total += tl.sum(e, 0)
+        e_O = e_O + (e,)
+    d_O = ()
+    for k in tl.static_range(parts):
+        o = k * O + tl.arange(0, R if k else O)
+        d_O = d_O + (e_O[k] / total - (o == label).to(tl.float32),)
+    return d_O
 
 
 @triton.jit(do_not_specialize=["samples"], do_not_specialize_on_alignment=["x", "y", "signs"])
@@ -120,6 +147,8 @@ def take(
     H: tl.constexpr,
     J: tl.constexpr,
     O: tl.constexpr,
+    R: tl.constexpr,
+    parts: tl.constexpr,
     U: tl.constexpr,
     V: tl.constexpr,
     size: tl.constexpr,
@@ -127,26 +156,30 @@ def take(
     """Take the steps of plain SGD on the mean loss of each `size` samples (the last as short as it
     must be) in float32."""
     program = tl.program_id(0)
-    i, h, j, o = tl.arange(0, I), tl.arange(0, H), tl.arange(0, J), tl.arange(0, O)
+    i, h, j = tl.arange(0, I), tl.arange(0, H), tl.arange(0, J)
     u, v = program * U + tl.arange(0, U), program * V + tl.arange(0, V)
     words2 = words + size * first
 
     at_UI, is_UI = _places(u, i, inputs, 1, first, inputs)
     at_VH, is_VH = _places(v, h, first, 1, second, first)
     at_UJ, is_UJ = _places(u, j, 1, first, first, second)
-    at_OJ, is_OJ = _places(o, j, second, 1, classes, second)
     w_UI = tl.load(w1 + at_UI, mask=is_UI, other=0.0)
     w_VH = tl.load(w2 + at_VH, mask=is_VH, other=0.0)
     w_UJ = tl.load(w2 + at_UJ, mask=is_UJ, other=0.0)
-    w_OJ = tl.load(w3 + at_OJ, mask=is_OJ, other=0.0)
+    w_OJ, b_O = (), ()
+    for k in tl.static_range(parts):
+        o = k * O + tl.arange(0, R if k else O)
+        at_OJ, is_OJ = _places(o, j, second, 1, classes, second)
+        w_OJ = w_OJ + (tl.load(w3 + at_OJ, mask=is_OJ, other=0.0),)
+        b_O = b_O + (tl.load(b3 + o, mask=o < classes, other=0.0),)
     b_U = tl.load(b1 + u, mask=u < first, other=0.0)
     b_V = tl.load(b2 + v, mask=v < second, other=0.0)
-    b_O = tl.load(b3 + o, mask=o < classes, other=0.0)
-    own = tl.minimum(v, J - 1)  # past the end it does not matter which
+    # Where a program's own units are among all; past the end it does not matter which.
+    own_u, own_v = tl.minimum(u, H - 1), tl.minimum(v, J - 1)
 
     steps = tl.cdiv(samples, size)
     x_I = _inputs(x, program * 0, samples, inputs, I, size)
-    own_U = _first_layer(x_I, w_UI, b_U, words, u, 1, first, size)
+    _first_layer(x_I, w_UI, b_U, words, u, 1, first, size)
     for step in tl.range(steps, num_stages=1):
         begin = step * size
         labels = ()
@@ -163,48 +196,59 @@ def take(
         sign = 0.0
         u_O, u_J = (), ()
         for b in tl.static_range(size):
-            is_there = begin + b < samples
-            z_O = tl.sum(w_OJ * h_J[b][None, :], 1) + b_O
-            z_O = tl.where(o < classes, z_O, float("-inf"))
-            e_O = tl.exp(z_O - tl.max(z_O, 0))
-            d_O = tl.where(is_there, e_O / tl.sum(e_O, 0) - (o == labels[b]).to(tl.float32), 0.0)
-            sign += tl.sum(d_O, 0)
-            d_O *= factor
-            d_J = tl.sum(w_OJ * d_O[:, None], 0)
-            u_O = u_O + (d_O,)
+            d_O = _softmax_less(h_J[b], w_OJ, b_O, labels[b], classes, O, R, parts)
+            d_J, scaled_O = tl.zeros((J,), tl.float32), ()
+            for k in tl.static_range(parts):
+                d = tl.where(begin + b < samples, d_O[k], 0.0)
+                sign += tl.sum(d, 0)
+                d *= factor
+                d_J += tl.sum(w_OJ[k] * d[:, None], 0)
+                scaled_O = scaled_O + (d,)
+            u_O = u_O + (scaled_O,)
             u_J = u_J + (tl.where(h_J[b] <= 0, 0.0, d_J),)
         tl.store(signs + step, sign, mask=program == 0)
+        own_U = ()
         for b in tl.static_range(size):
+            h_U = tl.gather(h_H[b], own_u, 0)
             d_U = tl.sum(w_UJ * u_J[b][None, :], 1)
-            d_U = tl.where(own_U[b] <= 0, 0.0, d_U)
+            d_U = tl.where(h_U <= 0, 0.0, d_U)
             w_UI = tl.fma(d_U[:, None], x_I[b][None, :], w_UI)
             b_U += d_U
+            own_U = own_U + (h_U,)
 
         # The next step's first layer, so that it is on its way while the other weights change. Past
         # the last step nobody reads it but as a sign that its program has read all weights.
-        before_U, x_I = own_U, next_I
-        own_U = _first_layer(x_I, w_UI, b_U, words, u, step + 2, first, size)
+        x_I = next_I
+        _first_layer(x_I, w_UI, b_U, words, u, step + 2, first, size)
         for b in tl.static_range(size):
-            u_V = tl.gather(u_J[b], own, 0)
+            u_V = tl.gather(u_J[b], own_v, 0)
             w_VH = tl.fma(u_V[:, None], h_H[b][None, :], w_VH)
-            w_UJ = tl.fma(before_U[b][:, None], u_J[b][None, :], w_UJ)
-            w_OJ = tl.fma(u_O[b][:, None], h_J[b][None, :], w_OJ)
+            w_UJ = tl.fma(own_U[b][:, None], u_J[b][None, :], w_UJ)
             b_V += u_V
-            b_O += u_O[b]
+        changed, changed_b = (), ()
+        for k in tl.static_range(parts):
+            w, bias = w_OJ[k], b_O[k]
+            for b in tl.static_range(size):
+                w = tl.fma(u_O[b][k][:, None], h_J[b][None, :], w)
+                bias += u_O[b][k]
+            changed, changed_b = changed + (w,), changed_b + (bias,)
+        w_OJ, b_O = changed, changed_b
 
     late = 1
     while late > 0:
         late = _late(_look(words, steps + 1, first, H, size), steps + 1, size)
     # Zero, which the compiler does not know: places are reckoned anew and not kept in registers.
     program += late
-    u, v, o = program * U + tl.arange(0, U), program * V + tl.arange(0, V), late + tl.arange(0, O)
+    u, v = program * U + tl.arange(0, U), program * V + tl.arange(0, V)
     at_UI, is_UI = _places(u, i, inputs, 1, first, inputs)
     at_VH, is_VH = _places(v, h, first, 1, second, first)
-    at_OJ, is_OJ = _places(o, j, second, 1, classes, second)
     tl.store(w1 + at_UI, w_UI, mask=is_UI)
     tl.store(w2 + at_VH, w_VH, mask=is_VH)
     tl.store(b1 + u, b_U, mask=u < first)
     tl.store(b2 + v, b_V, mask=v < second)
     one = program == 0
-    tl.store(w3 + at_OJ, w_OJ, mask=is_OJ & one)
-    tl.store(b3 + o, b_O, mask=(o < classes) & one)
+    for k in tl.static_range(parts):
+        o = late + k * O + tl.arange(0, R if k else O)
+        at_OJ, is_OJ = _places(o, j, second, 1, classes, second)
+        tl.store(w3 + at_OJ, w_OJ[k], mask=is_OJ & one)
+        tl.store(b3 + o, b_O[k], mask=(o < classes) & one)
