@@ -144,10 +144,10 @@ def main() -> None:
         timing.synchronize(device)
         compiled = time.perf_counter() - start
         print(f"B={size}, {resident.WARPS} warps: compiled in {compiled:.1f} s", flush=True)
-        if resident.WARPS == warps:
+        if warps == resident.WARPS:
             check(size, (1, 10, 1000) if size == sizes[0] else (100,), device)
         print(f"B={size} resident {timed(one, data, size, given.rounds, device)}", flush=True)
-        if resident.WARPS == warps:
+        if warps == resident.WARPS:
             graphs = Replayed(InPlaceSGD(fresh(device)[1], RATE), Graphs(device))
             print(f"B={size} graphs   {timed(graphs, data, size, given.rounds, device)}")
         print(f"   {time.perf_counter() - began:.1f} s since the start", flush=True)
