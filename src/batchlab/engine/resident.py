@@ -106,9 +106,9 @@ class ResidentSGD(PlainSGD):
 
         one, samples = self._division, len(x_NI)
         signs = x_NI.new_empty(-(-samples // size))
-        width = one.first + one.second
-        if len(self._words) != size * width:
-            self._words = self._words.new_empty(size * width)
+        room = 2 * size * (one.first + one.second)
+        if len(self._words) != room:
+            self._words = self._words.new_empty(room)
         self._words.zero_()
         most, rest = one.top
         with torch.cuda.device_of(x_NI):

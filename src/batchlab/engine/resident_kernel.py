@@ -8,11 +8,11 @@ hidden layers' outputs, and nothing else.
 
 **Exchange.** A word of 64 bits is a unit's output beside the number of its step, written and read
 as one, and a reader looks until all words are of the step: no barrier, no fence, no order between
-two addresses is relied on (NCCL's protocol LL does the same). A word is written again only after
-everyone has read it: a program writes its first layer's outputs of a step after it has read all
-second layer's outputs of the step before, which every program writes only after it has read all
-first layer's; and the other way round. All programs must run at the same time (a cooperative
-launch), or the first would look for ever.
+two addresses is relied on (NCCL's protocol LL does the same). Words lie on two sides that steps
+take in turns, so that none is written again before everyone has read it: a program begins a step
+only once it has read what every other one has published of the step before, and each publishes
+something, of one layer at least, after it has read all of the steps before that. All programs must
+run at the same time (a cooperative launch), or the first would look for ever.
 
 **Order.** Sums over units are Triton's reductions, whose order is fixed by the compiled shapes;
 samples are added one after another.
@@ -39,6 +39,12 @@ def _places(row, column, row_stride, column_stride: tl.constexpr, rows, columns)
 @triton.jit
 def _rectified(z):
     return tl.where(z <= 0, 0.0, z)  # a nan stays one
+
+
+@triton.jit
+def _side(words, tag, room: tl.constexpr):
+    """Where the step's words lie."""
+    return words + (tag % 2) * room
 
 
 @triton.jit
@@ -153,7 +159,7 @@ def take(
     b2,
     w3,
     b3,  # the layers' own parameters, as `nn.Linear` has them; read at first and written at last
-    words,  # int64 (size * (first + second)), zero at the start
+    words,  # int64 (2 * size * (first + second)), zero at the start
     samples,
     rate,
     inputs: tl.constexpr,
@@ -175,6 +181,7 @@ def take(
     program = tl.program_id(0)
     i, h, j = tl.arange(0, I), tl.arange(0, H), tl.arange(0, J)
     u, v = program * U + tl.arange(0, U), program * V + tl.arange(0, V)
+    room: tl.constexpr = size * (first + second)
     words2 = words + size * first
 
     at_UI, is_UI = _places(u, i, inputs, 1, first, inputs)
@@ -196,19 +203,20 @@ def take(
 
     steps = tl.cdiv(samples, size)
     x_I = _inputs(x, program * 0, samples, inputs, I, size)
-    _first_layer(x_I, w_UI, b_U, words, u, 1, first, size)
+    _first_layer(x_I, w_UI, b_U, _side(words, 1, room), u, 1, first, size)
     for step in tl.range(steps, num_stages=1):
         begin = step * size
         labels = ()
         for b in tl.static_range(size):
             labels = labels + (tl.load(y + begin + b, mask=begin + b < samples, other=0),)
-        h_H = _collect(words, step + 1, first, H, size)
+        tag = step + 1
+        h_H = _collect(_side(words, tag, room), tag, first, H, size)
         z_V = _products(w_VH, h_H, size)
         for b in tl.static_range(size):
             h_V = _rectified(z_V[b] + b_V)
-            _publish(words2 + b * second, v, h_V, step + 1, v < second)
+            _publish(_side(words2, tag, room) + b * second, v, h_V, tag, v < second)
         next_I = _inputs(x, begin + size, samples, inputs, I, size)  # hidden by the waiting
-        h_J = _collect(words2, step + 1, second, J, size)
+        h_J = _collect(_side(words2, tag, room), tag, second, J, size)
 
         factor = -rate / tl.minimum(size, samples - begin).to(tl.float32)
         sign = 0.0
@@ -235,10 +243,9 @@ def take(
             b_U += d_U
             own_U = own_U + (h_U,)
 
-        # The next step's first layer, so that it is on its way while the other weights change. Past
-        # the last step nobody reads it but as a sign that its program has read all weights.
+        # The next step's first layer, so that it is on its way while the other weights change.
         x_I = next_I
-        _first_layer(x_I, w_UI, b_U, words, u, step + 2, first, size)
+        _first_layer(x_I, w_UI, b_U, _side(words, tag + 1, room), u, tag + 1, first, size)
         for b in tl.static_range(size):
             u_V = tl.gather(u_J[b], own_v, 0)
             w_VH = tl.fma(u_V[:, None], h_H[b][None, :], w_VH)
@@ -254,9 +261,15 @@ def take(
             changed, changed_b = changed + (w,), changed_b + (bias,)
         w_OJ, b_O = changed, changed_b
 
+    # Weights are written where others have read them, once everyone has: what is published of a
+    # step after the last says so, the first layer's above and the second's here.
+    tag = steps + 1
+    for b in tl.static_range(size):
+        _publish(_side(words2, tag, room) + b * second, v, b_V, tag, v < second)
     late = 1
     while late > 0:
-        late = _late(_look(words, steps + 1, first, H, size), steps + 1, size)
+        late = _late(_look(_side(words, tag, room), tag, first, H, size), tag, size)
+        late += _late(_look(_side(words2, tag, room), tag, second, J, size), tag, size)
     # Zero, which the compiler does not know: places are reckoned anew and not kept in registers.
     program += late
     u, v = program * U + tl.arange(0, U), program * V + tl.arange(0, V)
