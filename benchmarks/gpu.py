@@ -29,11 +29,11 @@ from statistics import median
 import torch
 from torch import nn
 
-from batchlab.engine import replay, timing
+from batchlab.engine import mlp, replay, timing
 from batchlab.engine.draws import generator
 from batchlab.engine.recorder import Graphs
 from batchlab.engine.replay import Replayed
-from batchlab.engine.step import Stepper, stepper
+from batchlab.engine.step import InPlaceSGD, Stepper, stepper
 from batchlab.spec import Optimizer, Phase, parse_sizes
 from batchlab.workloads import workload
 from batchlab.workloads.mlp import build
@@ -57,6 +57,14 @@ def fresh(name: str, device: torch.device) -> nn.Module:
     return build(model, INPUTS[name], CLASSES, generator(0, "init")).to(device)
 
 
+def recordable(model: nn.Module, phase: Phase) -> Stepper:
+    """The stepper, or what takes its place where it is the resident kernel (`resident.py`)."""
+    one, layers = stepper(model, phase), mlp.linear_layers(model)
+    if one.recordable or layers is None:
+        return one
+    return InPlaceSGD(layers, phase.learning_rate)
+
+
 def row(name: str, optimizer: str, size: int, rounds: int, device: torch.device) -> str:
     """Both ways at one batch size."""
     draws = torch.Generator(device).manual_seed(0)
@@ -67,7 +75,7 @@ def row(name: str, optimizer: str, size: int, rounds: int, device: torch.device)
 
     def ways() -> tuple[list[nn.Module], list[Stepper]]:
         models = [fresh(name, device) for _ in range(2)]
-        plain, under = (stepper(model, phase) for model in models)
+        plain, under = (recordable(model, phase) for model in models)
         return models, [plain, Replayed(under, Graphs(device))]
 
     def stretch(one: Stepper) -> Callable[[], object]:

@@ -3,7 +3,10 @@
 Shapes: N samples of a stretch of steps, I inputs.
 """
 
+import subprocess
+import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 
 import torch
@@ -11,7 +14,6 @@ from torch import nn
 
 from batchlab.engine.step import PlainSGD
 
-TRITON = find_spec("triton") is not None  # PyTorch's builds for CUDA bring it
 RESIDENT = 8  # up to this batch size; by reckoning, not yet by measurement
 WARPS = 8  # of a program: 255 registers for each of its threads
 # Weights of a program: 144 of those registers, so that a step has the others to work in.
@@ -74,13 +76,31 @@ def divide(layers: list[nn.Linear], processors: int) -> Division | None:
 def division(layers: list[nn.Linear]) -> Division | None:
     """For the GPU that the layers are on; None where the kernel can't take their steps."""
     device = layers[0].weight.device
-    parameters = [p for layer in layers for p in layer.parameters()]
-    if not (TRITON and device.type == "cuda" and all(_simple(p) for p in parameters)):
+    if device.type != "cuda" or not all(_simple(p) for layer in layers for p in layer.parameters()):
         return None
-    return divide(layers, torch.cuda.get_device_properties(device).multi_processor_count)
+    one = divide(layers, torch.cuda.get_device_properties(device).multi_processor_count)
+    return one if one is not None and _can_launch() else None
+
+
+@lru_cache
+def _can_launch() -> bool:
+    """Whether Triton is there (PyTorch's builds for CUDA bring it) and can start a kernel: what
+    does so it has built by a C compiler, with Python's headers."""
+    if find_spec("triton") is None:
+        return False
+    from triton.runtime import driver
+
+    try:
+        _ = driver.active.utils
+    except (RuntimeError, OSError, ImportError, subprocess.SubprocessError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        warnings.warn(f"small batches take plain steps: {first}", RuntimeWarning, stacklevel=2)
+        return False
+    return True
 
 
 def _simple(parameter: nn.Parameter) -> bool:
+    """As the kernel takes it."""
     return parameter.dtype == torch.float32 and parameter.is_contiguous()
 
 
