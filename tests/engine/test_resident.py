@@ -44,8 +44,10 @@ def network(shape: Shape, device: str = "cpu") -> nn.Sequential:
 
 def samples(shape: Shape, count: int, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
     g = torch.Generator().manual_seed(1)
-    x, y = torch.randn(count, shape[0], generator=g), torch.randint(shape[3], (count,), generator=g)
-    return x.to(device), y.to(device)
+    x = (
+        torch.randn(count, shape[0], generator=g) * (4 / shape[0]) ** 0.5
+    )  # of steps that are stable
+    return x.to(device), torch.randint(shape[3], (count,), generator=g).to(device)
 
 
 def on_one_program(model: nn.Module) -> ResidentSGD:
@@ -183,8 +185,11 @@ def test_programs_side_by_side_take_the_same_steps(
 
 
 @needs_gpu
-@pytest.mark.parametrize("size", [1, 2, 3, 8])
-@pytest.mark.parametrize("shape", [ODD, (64, 256, 256, 10), ARTICLE], ids=str)
+@pytest.mark.parametrize(  # few: each is a kernel to be compiled
+    ("shape", "size"),
+    [(ODD, 1), (ODD, 3), ((64, 256, 256, 10), 2), (ARTICLE, 1), (ARTICLE, RESIDENT)],
+    ids=str,
+)
 def test_steps_on_a_gpu_are_the_plain_ones(shape: Shape, size: int) -> None:
     x, y = samples(shape, 101, "cuda")
     ends = [network(shape, "cuda") for _ in range(3)]
@@ -193,7 +198,7 @@ def test_steps_on_a_gpu_are_the_plain_ones(shape: Shape, size: int) -> None:
         one.steps(x, y, size)
         assert one.first_diverged() is None
     one = on_the_gpu(ends[2])
-    cut = 40 * size if size < 3 else 5 * size
+    cut = 5 * size
     one.steps(x[:cut], y[:cut], size)
     one.steps(x[cut:], y[cut:], size)
     assert equal(ends[0], ends[1])
