@@ -202,7 +202,7 @@ def take(
     own_u, own_v = tl.minimum(u, H - 1), tl.minimum(v, J - 1)
 
     steps = tl.cdiv(samples, size)
-    x_I = _inputs(x, program * 0, samples, inputs, I, size)
+    x_I = _inputs(x, program * 0, samples, inputs, I, size)  # zero, and no constant of Python's
     _first_layer(x_I, w_UI, b_U, _side(words, 1, room), u, 1, first, size)
     for step in tl.range(steps, num_stages=1):
         begin = step * size
