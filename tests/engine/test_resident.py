@@ -44,9 +44,8 @@ def network(shape: Shape, device: str = "cpu") -> nn.Sequential:
 
 def samples(shape: Shape, count: int, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
     g = torch.Generator().manual_seed(1)
-    x = (
-        torch.randn(count, shape[0], generator=g) * (4 / shape[0]) ** 0.5
-    )  # of steps that are stable
+    x = torch.randn(count, shape[0], generator=g)
+    x *= (4 / shape[0]) ** 0.5  # so that steps are stable
     return x.to(device), torch.randint(shape[3], (count,), generator=g).to(device)
 
 
