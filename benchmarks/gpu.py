@@ -30,12 +30,12 @@ from statistics import median
 import torch
 from torch import nn
 
-from batchlab.engine import timing
+from batchlab.engine import mlp, timing
 from batchlab.engine.draws import generator
 from batchlab.engine.lanes import Lanes
 from batchlab.engine.recorder import Graphs
 from batchlab.engine.replay import Replayed
-from batchlab.engine.step import Stepper, first_diverged, stepper
+from batchlab.engine.step import InPlaceSGD, Stepper, first_diverged, stepper
 from batchlab.spec import Optimizer, Phase, parse_sizes
 from batchlab.workloads import workload
 from batchlab.workloads.mlp import build
@@ -70,6 +70,14 @@ def fresh(name: str, device: torch.device) -> nn.Module:
     return build(model, INPUTS[name], CLASSES, generator(0, "init")).to(device)
 
 
+def recordable(model: nn.Module, phase: Phase) -> Stepper:
+    """The stepper, or what takes its place where it is the resident kernel (`resident.py`)."""
+    one, layers = stepper(model, phase), mlp.linear_layers(model)
+    if one.recordable or layers is None:
+        return one
+    return InPlaceSGD(layers, phase.learning_rate)
+
+
 def row(name: str, optimizer: str, size: int, rounds: int, device: torch.device) -> str:
     """Both ways at one batch size."""
     draws = torch.Generator(device).manual_seed(0)
@@ -88,7 +96,7 @@ def row(name: str, optimizer: str, size: int, rounds: int, device: torch.device)
         return work
 
     models = [fresh(name, device) for _ in range(1 + ABREAST)]
-    plain, *under = (stepper(model, phase) for model in models)
+    plain, *under = (recordable(model, phase) for model in models)
     graphs: list[Stepper] = [Replayed(one, Graphs(device)) for one in under]
     began = time.perf_counter()
     stretch(graphs[:1])()

@@ -41,9 +41,10 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 
 @pytest.fixture(autouse=True)
-def _no_compiled_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU has none, and it can't be recorded."""
+def _recordable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the compiled loop nor the resident kernel, which are not recorded."""
     monkeypatch.setattr("batchlab.engine.step.can_compile", lambda *_: False)
+    monkeypatch.setattr("batchlab.engine.resident.division", lambda _: None)
 
 
 class Recording:

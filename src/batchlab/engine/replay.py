@@ -126,5 +126,5 @@ class Replayed(Stepper):
 
 def replayed(one: Stepper, recorders: Recorders, device: torch.device) -> Stepper:
     """The stepper with its steps replayed where they can be, else as it is."""
-    recorder = recorders(device) if one.divisible else None
+    recorder = recorders(device) if one.recordable and one.divisible else None
     return one if recorder is None else Replayed(one, recorder)

@@ -1,5 +1,5 @@
 """Optimizer steps in three forms: any model by autograd; plain SGD on a perceptron in place, by
-matrix products or, at small batch sizes, by a compiled loop.
+matrix products or, at small batch sizes, by a compiled loop (on a GPU: `resident.py`).
 
 Shapes: N samples of a stretch of steps, B of a batch, S of a block of the compiled loop, I and O
 inputs and outputs of a layer.
@@ -29,6 +29,7 @@ class Stepper(ABC):
     # where not, a run asks for so many of them, from the beginning of every epoch.
     divisible = True
     stretch = 64
+    recordable = True  # whether a graph of its steps may be worth its while (`replay.py`)
 
     def __init__(self) -> None:
         self._signs: list[torch.Tensor] = []  # one a step: finite just where its loss is
@@ -267,11 +268,17 @@ def torch_optimizer(
 def stepper(model: nn.Module, phase: Phase, matmul: Matmul = "float32") -> Stepper:
     """The fastest stepper that fits the model, the phase's optimizer and its batch size.
 
-    The compiled loop takes no part in `matmul`: it is bound by memory and multiplies in full.
+    The compiled loop and the resident kernel take no part in `matmul`: what they wait for is
+    memory, and they multiply in full.
     """
+    # A variant of what is here, so that it can't be imported before.
+    from batchlab.engine.resident import RESIDENT, ResidentSGD, division
+
     layers = mlp.linear_layers(model)
     if layers is None or not phase.optimizer.plain:
         return Autograd(model, phase, matmul)
     if phase.batch_size <= COMPILED and can_compile(len(layers), layers[0].weight.device.type):
         return CompiledSGD(layers, phase.learning_rate)
+    if phase.batch_size <= RESIDENT and (parts := division(layers)) is not None:
+        return ResidentSGD(layers, phase.learning_rate, parts)
     return InPlaceSGD(layers, phase.learning_rate, matmul)
