@@ -25,6 +25,7 @@ from torch import nn
 
 from batchlab.engine import mlp, resident, timing
 from batchlab.engine.draws import generator
+from batchlab.engine.lanes import Lanes
 from batchlab.engine.recorder import Graphs
 from batchlab.engine.replay import Replayed
 from batchlab.engine.resident import ResidentSGD, division
@@ -109,9 +110,10 @@ def timed(one: Stepper, data: Samples, size: int, rounds: int, device: torch.dev
     """Microseconds a step."""
 
     def stretch() -> None:
-        one.steps(*data, size)
+        lanes.each([lambda: one.steps(*data, size)])
         one.first_diverged()
 
+    lanes = Lanes(device, 1)
     stretch()  # warm, recorded
     spent = [timing.seconds(stretch, device) / STRETCH * 1e6 for _ in range(rounds)]
     return f"{median(spent):7.2f} us ({min(spent):.2f} to {max(spent):.2f})"

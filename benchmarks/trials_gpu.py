@@ -5,8 +5,8 @@ relative difference of a trial's summed gradient of the last layer. Then what a 
 precision changes against one in double: a pass in which no unit's sign changes is as good as the
 same, and the others are counted. Then microseconds a step of one trial of the article's network,
 many side by side, and the rate at which the history is read, counting the hidden layer's alone:
-4 x 1,024 numbers for every sample before. `products`: the same by PyTorch's products, where asked
-for. Above batch sizes of 32 a trial has weights of its own, and there is one way. Last, with
+4 x 1,024 numbers for every sample before. `double`: with the history in double; `products`: by
+PyTorch's products, where asked for. Above batch sizes of 32 a trial has weights of its own, and there is one way. Last, with
 `--tune`, other tiles of the kernels, on 512 rows of history.
 
 On MNIST's images where `--data-dir` has them, otherwise on random ones; the network at its initial
@@ -112,10 +112,13 @@ def table(
     walker.walk(SMALL, RATE)
     used = (torch.cuda.max_memory_allocated() - before) / replicas
     print(f"{replicas} trials, {used / 2**20:.0f} MiB each beside their samples")
+    double = Walker(layers, x, y, deep=False, history=torch.float64)
+    double.walk(SMALL, RATE)
     for size in sizes:
         spent = []
-        for attention.TRITON in (True, False)[: 1 + (products and size <= SMALL)]:
-            seconds = timing.seconds(partial(walker.walk, size, RATE), x.device)
+        ways = ((walker, True), (double, True), (walker, False))
+        for one, attention.TRITON in ways[: 1 if size > SMALL else 2 + products]:
+            seconds = timing.seconds(partial(one.walk, size, RATE), x.device)
             spent.append(seconds / replicas / len(range(0, SAMPLES, size)))
         attention.TRITON = True
         starts = range(0, SAMPLES, size)
@@ -176,7 +179,9 @@ def main() -> None:
         kernels_beside_products()
         passes_beside(layers, x[:CHECKED], y[:CHECKED])
         print(f"{time.perf_counter() - began:.0f} s so far")
-        print(f"{'trials':>6}{'B':>6}{'us a step':>12}{'(products)':>12}{'history':>15}")
+        print(
+            f"{'trials':>6}{'B':>6}{'us a step':>12}{'(double)':>12}{'(products)':>12}{'history':>15}"
+        )
         for count in replicas:
             sizes = list(parse_sizes(given.batch_sizes))
             table(layers, x[:count], y[:count], sizes, count in products)

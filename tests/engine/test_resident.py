@@ -116,7 +116,7 @@ def test_small_batches_of_plain_sgd_are_resident(monkeypatch: pytest.MonkeyPatch
 
     def made(size: int, optimizer: Optimizer | None = None) -> Stepper:
         phase = toy.phase(size, optimizer=optimizer)
-        return replayed(stepper(model, phase), model, phase, again)
+        return replayed(stepper(model, phase), again, torch.device("cpu"))
 
     assert isinstance(made(RESIDENT), ResidentSGD)  # and not replayed
     assert isinstance(made(RESIDENT + 1), Replayed)
