@@ -6,8 +6,8 @@ precision changes against one in double: a pass in which no unit's sign changes 
 same, and the others are counted. Then microseconds a step of one trial of the article's network,
 many side by side, and the rate at which the history is read, counting the hidden layer's alone:
 4 x 1,024 numbers for every sample before. `double`: with the history in double; `products`: by
-PyTorch's products, where asked for. Above batch sizes of 32 a trial has weights of its own, and there is one way. Last, with
-`--tune`, other tiles of the kernels, on 512 rows of history.
+PyTorch's products, where asked for. Above batch sizes of 32 a trial has weights of its own, and
+there is one way. Last, with `--tune`, other tiles of the kernels, on 512 rows of history.
 
 On MNIST's images where `--data-dir` has them, otherwise on random ones; the network at its initial
 point.
@@ -179,9 +179,8 @@ def main() -> None:
         kernels_beside_products()
         passes_beside(layers, x[:CHECKED], y[:CHECKED])
         print(f"{time.perf_counter() - began:.0f} s so far")
-        print(
-            f"{'trials':>6}{'B':>6}{'us a step':>12}{'(double)':>12}{'(products)':>12}{'history':>15}"
-        )
+        columns = ("us a step", "(double)", "(products)")
+        print(f"{'trials':>6}{'B':>6}{''.join(f'{c:>12}' for c in columns)}{'history':>15}")
         for count in replicas:
             sizes = list(parse_sizes(given.batch_sizes))
             table(layers, x[:count], y[:count], sizes, count in products)
