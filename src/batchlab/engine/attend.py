@@ -5,8 +5,8 @@ with a new h is W_0 h + sum_t (h_t . h) u_t, keys h_t and values u_t; and that o
 with a new u is W_0^T u + sum_t (u_t . u) h_t, the other way round. What this costs is reading both.
 
 Keys and values may be kept in single precision; queries, results and all arithmetic are in double,
-or in the precision of the queries. On CUDA by the kernels of `attend_kernels.py`, where Triton is
-there, which PyTorch's builds for CUDA bring; otherwise by PyTorch's products.
+or in the precision of the queries. For few queries on CUDA by the kernels of `attend_kernels.py`,
+where Triton is there, which PyTorch's builds for CUDA bring; otherwise by PyTorch's products.
 
 Shapes: R replicas, B queries, T rows of history, I and O widths of keys and of values.
 """
@@ -18,6 +18,7 @@ from importlib.util import find_spec
 import torch
 
 TRITON = find_spec("triton") is not None
+FEW = 8  # queries: the kernels read the history again for every so many
 
 
 def attend(
@@ -32,7 +33,7 @@ def attend(
     The history is of one replica after another, rows without gaps; `out_RBO` and the queries are
     contiguous: the kernels go by it.
     """
-    if _by_kernels(out_RBO):
+    if _by_kernels(out_RBO, keys_RTI):
         from batchlab.engine.attend_kernels import launch_scores
 
         weights_RBT = launch_scores(keys_RTI, queries_RBI, bias)
@@ -43,7 +44,7 @@ def attend(
 
 def mix(out_RBO: torch.Tensor, weights_RBT: torch.Tensor, values_RTO: torch.Tensor) -> None:
     """Add sum_t weights_t values_t of every query to `out_RBO`, in place; the same is asked."""
-    if _by_kernels(out_RBO):
+    if _by_kernels(out_RBO, values_RTO):
         from batchlab.engine.attend_kernels import launch_mix
 
         launch_mix(out_RBO, weights_RBT, values_RTO)
@@ -51,9 +52,11 @@ def mix(out_RBO: torch.Tensor, weights_RBT: torch.Tensor, values_RTO: torch.Tens
         out_RBO.baddbmm_(weights_RBT, values_RTO.to(out_RBO.dtype))
 
 
-def _by_kernels(out_RBO: torch.Tensor) -> bool:
-    """The kernels sum in double whatever is asked."""
-    return TRITON and out_RBO.is_cuda and out_RBO.dtype == torch.float64 and can_launch()
+def _by_kernels(out_RBO: torch.Tensor, history_RTO: torch.Tensor) -> bool:
+    """The kernels sum in double whatever is asked; a product would first convert the history."""
+    here = TRITON and out_RBO.is_cuda and out_RBO.dtype == torch.float64
+    few = out_RBO.shape[1] <= FEW or history_RTO.dtype != torch.float64
+    return here and few and can_launch()
 
 
 @cache

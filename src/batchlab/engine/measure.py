@@ -75,17 +75,19 @@ class Measure:
         self._biases = [layer.bias.detach() for layer in layers]
         self._full = full_gradient(self._weights, self._biases, data.train_x, data.train_y)
 
-    @property
-    def bytes_each(self) -> int:
+    def bytes_each(self, *, deep: bool) -> int:
         """Memory that a trial needs, about, as one of many side by side.
 
         The table of its samples' inner products and the first layer's output, in single precision
         and in double; every layer's inputs and updates, of the passes in double, of those in
-        single, at the starting weights, and under way; weights of its own at large batch sizes.
+        single, at the starting weights, and under way; weights of its own at large batch sizes;
+        and where it is `deep` sums of all layers' gradients, by several conventions.
         """
         widths, samples = [len(b) for b in self._biases], self._spec.samples
-        row = self._weights[0].shape[1] + 3 * (samples + widths[0]) + 8 * sum(widths)
+        row = self._weights[0].shape[1] + 3 * (samples + widths[0]) + 10 * sum(widths)
         weights = sum(w.numel() for w in self._weights[1:])
+        if deep:
+            weights += 6 * sum(w.numel() for w in self._weights)
         return (samples * row + weights) * self._weights[0].element_size()
 
     def __call__(self, passes: Sequence[tuple[int, int]]) -> Measured:

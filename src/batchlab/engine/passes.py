@@ -68,12 +68,12 @@ class Walker:
         """`deep` asks for the updates of every layer at every step, the last one included.
 
         With `history` passes in double go without weights of the trials' own, and keep what they
-        are computed from in that precision (`history.py`); left out, so do those on CUDA, in the
-        precision of the data.
+        are computed from in that precision (`history.py`); left out, so do those on CUDA, in
+        double: in single precision one pass in some sixty has a unit that changes its side.
         """
         self._y_RM, self._deep = y_RM, deep
         if history is None and x_RMI.is_cuda:
-            history = x_RMI.dtype
+            history = torch.float64
         replicas, samples = y_RM.shape
         # Weights by input, (I, O): a hidden unit that is silent is then a row not to be read. The
         # last layer's are kept by output, because rows of ten classes are too short to be fast.

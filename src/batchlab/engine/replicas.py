@@ -268,4 +268,5 @@ def replicas(
         replayed(stepper(model, phase, matmul), recorders, device)
         for model, phase in zip(models, phases, strict=True)
     ]
-    return Each(steppers, Lanes(device, len(models)))
+    # What fills a GPU by itself gains nothing beside others.
+    return Each(steppers, Lanes(device, len(models) if steppers[0].recordable else 0))

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from typing import Self
 
@@ -26,7 +27,7 @@ from batchlab.record import ALL, PER_SAMPLE, BinRecord, TrialRecord
 from batchlab.spec import TrainSpec, TrialsSpec, UserError
 from batchlab.workloads.base import Data
 
-STACK_BYTES = 16 * 2**30  # of a GPU's memory, for the trials side by side
+STACK = 0.3  # of a GPU's memory, for the trials side by side: two workers may be at them at once
 COSINES = "cosines"
 
 Passes = list[tuple[int, int]]  # (draw, order) of trials side by side
@@ -119,10 +120,10 @@ def run_trials(
     began = saved = time.monotonic()
     before = state.seconds
     measure = Measure(spec, layers, names, data, keep)
-    weight = layers[0].weight
-    chunks = _chunks(spec, state.done, _side_by_side(weight, measure.bytes_each))
+    device = layers[0].weight.device
+    chunks = _chunks(spec, state.done, partial(_side_by_side, measure, device))
     # A chunk has as many trials as a GPU has room for: one chunk at a time there.
-    at_once = torch.get_num_threads() if weight.device.type == "cpu" else 1
+    at_once = torch.get_num_threads() if device.type == "cpu" else 1
     steps = spec.step_count(len(data.train_x)) // spec.trials
     try:
         for measured in _in_order(measure, chunks, at_once):
@@ -144,18 +145,25 @@ def last_weight(start: TrainSpec, data: Data) -> tuple[str, torch.Tensor]:
     return [(name, p.detach()) for name, p in named if p.ndim >= 2][-1]
 
 
-def _side_by_side(weight: torch.Tensor, bytes_each: int) -> int:
-    """Trials at once: one a thread on a CPU, as many as find room on a GPU."""
-    return 1 if weight.device.type == "cpu" else max(1, STACK_BYTES // bytes_each)
+def _side_by_side(measure: Measure, device: torch.device, deep: bool) -> int:
+    """Trials at once: one a thread on a CPU, as many as find room on a GPU, whatever is free."""
+    if device.type == "cpu":
+        return 1
+    room = STACK * torch.cuda.get_device_properties(device).total_memory
+    return max(1, int(room / measure.bytes_each(deep=deep)))
 
 
-def _chunks(spec: TrialsSpec, done: int, side_by_side: int) -> list[Passes]:
-    """The passes still to be done; those of detailed draws apart from the others."""
+def _chunks(spec: TrialsSpec, done: int, at_once: Callable[[bool], int]) -> list[Passes]:
+    """The passes still to be done; those of detailed draws apart from the others.
+
+    `at_once`: how many go side by side, of detailed ones or others.
+    """
     passes = list(product(range(spec.draws), range(spec.orders)))
     detailed = spec.detailed * spec.orders
     chunks = []
-    for part in (passes[done:detailed], passes[max(done, detailed) :]):
-        chunks += [part[i : i + side_by_side] for i in range(0, len(part), side_by_side)]
+    for deep, part in ((True, passes[done:detailed]), (False, passes[max(done, detailed) :])):
+        size = at_once(deep)
+        chunks += [part[i : i + size] for i in range(0, len(part), size)]
     return chunks
 
 
