@@ -12,6 +12,7 @@ from batchlab.engine.step import (
     COMPILED,
     Autograd,
     CompiledSGD,
+    FewKernelsSGD,
     InPlaceSGD,
     Stepper,
     stepper,
@@ -32,7 +33,10 @@ def run(one: Stepper, dtype: torch.dtype, steps: int = 40) -> None:
         one.steps(data.train_x[rows], data.train_y[rows], 5)
 
 
-def fast(kind: type[InPlaceSGD] | type[CompiledSGD], model: nn.Module, rate: float) -> Stepper:
+Fast = type[InPlaceSGD] | type[CompiledSGD] | type[FewKernelsSGD]
+
+
+def fast(kind: Fast, model: nn.Module, rate: float) -> Stepper:
     layers = linear_layers(model)
     assert layers is not None
     return kind(layers, rate)
@@ -45,14 +49,14 @@ def distance(ends: list[nn.Module], start: nn.Module) -> float:
 
 
 PRECISIONS = [(torch.float32, 1e-4), (torch.float64, 1e-10)]
-FAST = [InPlaceSGD, CompiledSGD]
+FAST = [InPlaceSGD, CompiledSGD, FewKernelsSGD]
 
 
 @pytest.mark.parametrize("kind", FAST)
 @pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 32, 50])
 def test_fast_steps_are_autograd(
-    kind: type[InPlaceSGD], dtype: torch.dtype, tolerance: float, size: int
+    kind: Fast, dtype: torch.dtype, tolerance: float, size: int
 ) -> None:
     data, phase = toy.data(dtype), toy.phase(size)
     mine, plain = fresh(dtype), fresh(dtype)
@@ -161,6 +165,7 @@ def test_optimizer_state_goes_to_a_checkpoint_and_back(optimizer: Optimizer) -> 
     [
         lambda model: fast(InPlaceSGD, model, 0.1),
         lambda model: fast(CompiledSGD, model, 0.1),
+        lambda model: fast(FewKernelsSGD, model, 0.1),
         lambda model: Autograd(model, toy.phase(5)),
     ],
 )
