@@ -35,7 +35,7 @@ from batchlab.engine.draws import generator
 from batchlab.engine.lanes import Lanes
 from batchlab.engine.recorder import Graphs
 from batchlab.engine.replay import Replayed
-from batchlab.engine.step import FewKernelsSGD, Stepper, first_diverged, stepper
+from batchlab.engine.step import InPlaceSGD, Stepper, first_diverged, stepper
 from batchlab.spec import Optimizer, Phase, parse_sizes
 from batchlab.workloads import workload
 from batchlab.workloads.mlp import build
@@ -75,7 +75,7 @@ def recordable(model: nn.Module, phase: Phase) -> Stepper:
     one, layers = stepper(model, phase), mlp.linear_layers(model)
     if one.recordable or layers is None:
         return one
-    return FewKernelsSGD(layers, phase.learning_rate)
+    return InPlaceSGD(layers, phase.learning_rate)
 
 
 def row(name: str, optimizer: str, size: int, rounds: int, device: torch.device) -> str:

@@ -15,7 +15,7 @@ from batchlab.engine.recorder import Again, Graphs, Recorder, Recorders, again, 
 from batchlab.engine.replay import Replayed
 from batchlab.engine.replicas import Each, replicas
 from batchlab.engine.state import RunState
-from batchlab.engine.step import Autograd, CompiledSGD, FewKernelsSGD, InPlaceSGD, Stepper
+from batchlab.engine.step import Autograd, CompiledSGD, InPlaceSGD, Stepper
 from batchlab.engine.train import train, train_together
 from batchlab.spec import Cadence, Matmul, Model, Optimizer, Phase, TrainSpec
 from batchlab.workloads import workload
@@ -226,14 +226,11 @@ def test_the_optimizers_first_step_must_not_be_recorded(
     assert not equal(ends[0], ends[2])
 
 
-@pytest.mark.parametrize("kind_of", [InPlaceSGD, FewKernelsSGD])
-def test_sizes_may_change(
-    kind_of: type[InPlaceSGD] | type[FewKernelsSGD], device: torch.device
-) -> None:
+def test_sizes_may_change(device: torch.device) -> None:
     there, ends = data(device), []
     for kind in (Again(), recorder(device)):
         made = model(device)
-        one = Replayed(kind_of(linear_layers(made) or [], 0.05), kind)
+        one = Replayed(InPlaceSGD(linear_layers(made) or [], 0.05), kind)
         for size in (1, 2, 1, 50, 60, 3):
             for _ in range(2):
                 take(one, there, size)

@@ -12,7 +12,6 @@ from batchlab.engine.step import (
     COMPILED,
     Autograd,
     CompiledSGD,
-    FewKernelsSGD,
     InPlaceSGD,
     Stepper,
     stepper,
@@ -33,7 +32,7 @@ def run(one: Stepper, dtype: torch.dtype, steps: int = 40) -> None:
         one.steps(data.train_x[rows], data.train_y[rows], 5)
 
 
-Fast = type[InPlaceSGD] | type[CompiledSGD] | type[FewKernelsSGD]
+Fast = type[InPlaceSGD] | type[CompiledSGD]
 
 
 def fast(kind: Fast, model: nn.Module, rate: float) -> Stepper:
@@ -49,7 +48,7 @@ def distance(ends: list[nn.Module], start: nn.Module) -> float:
 
 
 PRECISIONS = [(torch.float32, 1e-4), (torch.float64, 1e-10)]
-FAST = [InPlaceSGD, CompiledSGD, FewKernelsSGD]
+FAST = [InPlaceSGD, CompiledSGD]
 
 
 @pytest.mark.parametrize("kind", FAST)
@@ -165,7 +164,6 @@ def test_optimizer_state_goes_to_a_checkpoint_and_back(optimizer: Optimizer) -> 
     [
         lambda model: fast(InPlaceSGD, model, 0.1),
         lambda model: fast(CompiledSGD, model, 0.1),
-        lambda model: fast(FewKernelsSGD, model, 0.1),
         lambda model: Autograd(model, toy.phase(5)),
     ],
 )

@@ -14,7 +14,7 @@ from torch import nn
 
 from batchlab.engine.step import PlainSGD
 
-RESIDENT = 8  # up to this batch size; by reckoning, not yet by measurement
+RESIDENT = 4  # up to this batch size: beyond, its registers spill (docs/engine.md)
 WARPS = 8  # of a program: 255 registers for each of its threads
 # Weights of a program: 144 of those registers, so that a step has the others to work in.
 _MOST_WEIGHTS = 144 * 32 * WARPS

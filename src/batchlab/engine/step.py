@@ -111,42 +111,6 @@ class InPlaceSGD(PlainSGD):
                 self._biases[index].sub_(d.sum(1), alpha=self._rate)
 
 
-class FewKernelsSGD(PlainSGD):
-    """Plain SGD on a perceptron on a GPU, in as few kernels as PyTorch has for it.
-
-    There a small product takes as long as a small sum, so that biases, ReLUs and factors go along
-    with products: 15 operations a step of two hidden layers instead of 26.
-    """
-
-    def __init__(self, layers: list[nn.Linear], rate: float) -> None:
-        super().__init__()
-        self._rate = rate
-        self._weights = [m.weight.detach() for m in layers]
-        self._biases = [m.bias.detach() for m in layers]
-        self._less = self._weights[0].new_full((), -1.0)
-        self._ones_B = self._weights[0].new_ones(0)
-
-    def steps(self, x_NI: torch.Tensor, y_N: torch.Tensor, size: int) -> None:
-        """Batch by batch; the first output gradient is finite just where the loss is."""
-        if len(self._ones_B) < size:
-            self._ones_B = self._ones_B.new_ones(size)
-        *hidden, top = zip(self._weights, self._biases, strict=True)
-        for rows in batch_slices(len(x_NI), size):
-            h_BI, y_B1 = [x_NI[rows]], y_N[rows].unsqueeze(1)
-            for w, b in hidden:
-                h_BI.append(torch._addmm_activation(b, h_BI[-1], w.mT))
-            d = torch.addmm(top[1], h_BI[-1], top[0].mT).softmax(-1)
-            d.scatter_add_(1, y_B1, self._less.expand(y_B1.shape))
-            self._signs.append(d.sum().view(1))
-            factor, ones_B = -self._rate / len(y_B1), self._ones_B[: len(y_B1)]
-            for k in range(len(self._weights) - 1, -1, -1):
-                above, h = d, h_BI[k]
-                if k:
-                    d = torch.ops.aten.threshold_backward(above @ self._weights[k], h, 0.0)
-                self._weights[k].addmm_(above.mT, h, alpha=factor)
-                self._biases[k].addmv_(above.mT, ones_B, alpha=factor)
-
-
 class CompiledSGD(PlainSGD):
     """Plain SGD on a perceptron by the compiled loop: blocks of many small steps.
 
@@ -317,6 +281,4 @@ def stepper(model: nn.Module, phase: Phase, matmul: Matmul = "float32") -> Stepp
         return CompiledSGD(layers, phase.learning_rate)
     if phase.batch_size <= RESIDENT and (parts := division(layers)) is not None:
         return ResidentSGD(layers, phase.learning_rate, parts)
-    if layers[0].weight.is_cuda and matmul != "bf16":
-        return FewKernelsSGD(layers, phase.learning_rate)
     return InPlaceSGD(layers, phase.learning_rate, matmul)
