@@ -126,6 +126,32 @@ def test_small_batches_of_plain_sgd_are_resident(monkeypatch: pytest.MonkeyPatch
     assert isinstance(stepper(model, toy.phase(1, optimizer=Optimizer(name="adam"))), Autograd)
 
 
+def test_a_kernel_that_can_not_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is said to be none once, and the steps are plain ones; one that has run is another matter."""
+
+    def refuse(*_: object) -> None:
+        raise TypeError("no such option\nand more")
+
+    monkeypatch.setattr(ResidentSGD, "_take", refuse)
+    x, y = samples(ODD, 7)
+    model, plain = network(ODD), network(ODD)
+    one, twin = on_one_program(model), InPlaceSGD(layers_of(plain), RATE)
+    with pytest.warns(RuntimeWarning, match="plain steps: TypeError: no such option$"):
+        one.steps(x, y, 2)
+    one.steps(x, y, 2)
+    for _ in range(2):
+        twin.steps(x, y, 2)
+    assert equal(model, plain)
+    assert len(torch.cat(one.signs())) == 8
+
+    ran = on_one_program(network(ODD))
+    monkeypatch.setattr(ResidentSGD, "_take", lambda *_: None)
+    ran.steps(x, y, 2)
+    monkeypatch.setattr(ResidentSGD, "_take", refuse)
+    with pytest.raises(TypeError, match="no such option"):
+        ran.steps(x, y, 2)
+
+
 @needs_interpreter
 @pytest.mark.usefixtures("interpreter")
 @pytest.mark.parametrize("size", [1, 2, 3])

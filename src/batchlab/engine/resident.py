@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import torch
 from torch import nn
 
-from batchlab.engine.step import PlainSGD
+from batchlab.engine.step import InPlaceSGD, PlainSGD
 
 RESIDENT = 4  # up to this batch size: beyond, its registers spill (docs/engine.md)
 WARPS = 8  # of a program: 255 registers for each of its threads
@@ -108,6 +108,8 @@ class ResidentSGD(PlainSGD):
     """Plain SGD on a perceptron with two hidden layers, whose weights stay in a GPU's registers.
 
     They are the model's own again after every stretch of steps, so that these should be long.
+    Where the kernel can't be built, which the first stretch shows (an older Triton), a
+    `RuntimeWarning` says so and steps are plain ones.
     """
 
     stretch = 1024
@@ -117,11 +119,30 @@ class ResidentSGD(PlainSGD):
         """`division`: of these layers; all of its programs must run at the same time."""
         super().__init__()
         self._rate, self._division = rate, division
+        self._layers, self._builds = layers, False  # until it has been seen to
+        self._plain: InPlaceSGD | None = None
         self._parameters = [p.detach() for m in layers for p in (m.weight, m.bias)]
         self._words = self._parameters[0].new_empty(0, dtype=torch.int64)
 
     def steps(self, x_NI: torch.Tensor, y_N: torch.Tensor, size: int) -> None:
         """All of them by one kernel, on the current stream."""
+        if self._plain is None:
+            try:
+                self._take(x_NI, y_N, size)
+            except Exception as error:  # of a compiler, a loader, a driver
+                if self._builds:
+                    raise
+                first = (str(error).splitlines() or [""])[0]
+                told = f"small batches take plain steps: {type(error).__name__}: {first}"
+                warnings.warn(told, RuntimeWarning, stacklevel=2)
+                self._plain = InPlaceSGD(self._layers, self._rate)
+            else:
+                self._builds = True
+                return
+        self._plain.steps(x_NI, y_N, size)
+        self._signs += self._plain.signs()
+
+    def _take(self, x_NI: torch.Tensor, y_N: torch.Tensor, size: int) -> None:
         from batchlab.engine.resident_kernel import take
 
         one, samples = self._division, len(x_NI)
