@@ -102,6 +102,13 @@ def test_stops_at_the_budget() -> None:
     assert told.stopped == "2 and more would take longer than the budget of 1e-06 s"
 
 
+def test_what_is_needed_may_exceed_the_budget() -> None:
+    told = machine(own.prepared(), budget_s=1e-6, needed=4)
+    assert [size.micro_batch for size in told.sizes] == [1, 2, 4]
+    assert len(told.sizes[-1].compute.each) == 3
+    assert told.stopped == "8 and more would take longer than the budget of 1e-06 s"
+
+
 def test_sizes_beyond_the_data() -> None:
     with pytest.raises(UserError, match=r"micro-batch 64: must be 1 to the 40 training samples"):
         machine(own.prepared(), sizes=[8, 64])

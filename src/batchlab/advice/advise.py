@@ -3,6 +3,7 @@
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from time import perf_counter
@@ -70,7 +71,7 @@ def advise(
         with _theirs():
             ready = _ready(workload, seed, device, data_dir)
             keep.stage("workload", {"name": ready.name, "notes": ready.notes})
-            advice = _stages(ready, seed, limit, verify, target, memory_cap, keep, say)
+            advice = _Sitting(ready, seed, keep, say).advise(limit, verify, target, memory_cap)
     except BaseException as error:
         keep.failed(error)
         raise
@@ -88,105 +89,148 @@ def _ready(
     return prepare(workload)
 
 
-def _stages(
-    ready: Prepared,
-    seed: int,
-    limit: Budget,
-    verify: bool,
-    target: float | None,
-    cap: int | None,
-    keep: Keep,
-    say: Say,
-) -> Advice:
-    size, costs = ready.batch_size, []
-    began = perf_counter()
-    measured = machine(
-        ready,
-        sizes=_to_try(ready),
-        budget_s=MACHINE_S,
-        cap_bytes=cap,
-        seed=seed,
-        rounds=ROUNDS,
-    )
-    costs.append(Cost("machine", perf_counter() - began, 0))
-    keep.stage("machine", measured)
-    told = timing.sizes(measured, len(ready.train))
-    if size not in told:
-        if not timing.memory_bound(measured):
-            raise UserError(
-                f"batch size {size}: not timed ({measured.stopped}); give a smaller batch_size"
-            )
-        told = sorted({*told, size})
-    through = timing.throughput(measured, told)
-    say(f"machine: {len(measured.sizes)} micro-batch sizes, {measured.stopped}")
+@dataclass(frozen=True, slots=True)
+class _Sitting:
+    """One workload's: what every stage is given."""
 
-    wanted = ready.given.target if target is None else target
-    seconds = float(through.at(size).seconds.effect)
-    steps = limit.steps(size, len(ready.train), seconds)
-    say(f"present setting: {steps} steps of {size}, about {steps * seconds:.0f} s")
-    seed_run = derived(seed, "present")
-    settings = Settings(size, micro_batch=timing.micro_batch(measured, size))
-    present = run_present(
-        ready,
-        settings,
-        steps,
-        seed=seed_run,
-        target=wanted,
-        keep=lambda told: keep.stage("present", told),
-        say=say,
-    )
-    costs.append(Cost("present setting", present.seconds, present.samples))
-    keep.stage("present", present.json())
-    tuned = Tuned(present, 1.0, 0, {})
-    if verify:
-        began = perf_counter()
-        tuned = tune(
-            ready, present, seed=seed_run, keep=lambda told: keep.stage("rate", told), say=say
+    ready: Prepared
+    seed: int
+    keep: Keep
+    say: Say
+    costs: list[Cost] = field(default_factory=list)
+
+    def advise(self, limit: Budget, verify: bool, target: float | None, cap: int | None) -> Advice:
+        """All stages."""
+        ready, size = self.ready, self.ready.batch_size
+        measured, told = self._machine(cap)
+        through = timing.throughput(measured, told)
+        seconds = float(through.at(size).seconds.effect)
+        steps = limit.steps(size, len(ready.train), seconds)
+        self.say(f"present setting: {steps} steps of {size}, about {steps * seconds:.0f} s")
+        present = self._present(steps, timing.micro_batch(measured, size), target)
+        tuned = self._tuned(present) if verify else Tuned(present, 1.0, 0, {})
+        run = tuned.run
+        windows, noise = _noise(run)
+        layers = noise_scales({k: v for k, v in run.series.items() if k != ALL})
+        self.keep.stage("noise_scale", {"over_the_run": noise, "windows": windows})
+        rule = Rule.of(ready, noise).tuned(tuned.multiplier, noise)
+        answer = recommend(noise, size, run.steps, through, None, rule.at)
+        self.keep.stage("predicted", answer)
+
+        tests = None
+        if verify:
+            first = rule
+
+            def judge(comparison: Comparison) -> tuple[Rule, Recommendation]:
+                known = first.tuned(1.0, _known(comparison.critical, noise))
+                return known, recommend(noise, size, run.steps, through, comparison, known.at)
+
+            def decided(comparison: Comparison) -> bool:
+                return judge(comparison)[1].choice is not None
+
+            # A run that has come to its target is short; where its branches do not decide, there
+            # may be as many as had it gone on for the whole budget.
+            planned = _planned(run, COST * present.samples, answer, told)
+            tests = self._tests(run, planned, COST * steps * size, rule, measured, decided)
+            rule, answer = judge(tests.comparison)
+        return Advice(
+            ready.name,
+            answer,
+            rule,
+            present,
+            tuned,
+            noise,
+            tuple(windows),
+            layers,
+            measured,
+            through,
+            tests,
+            (*ready.notes, *measured.notes),
+            tuple(self.costs),
         )
-        costs.append(Cost("learning rate", perf_counter() - began, tuned.samples))
-    run = tuned.run
-    windows, noise = _noise(run)
-    layers = noise_scales({k: v for k, v in run.series.items() if k != ALL})
-    keep.stage("noise_scale", {"over_the_run": noise, "windows": windows})
-    rule = Rule.of(ready, noise).tuned(tuned.multiplier, noise)
-    answer = recommend(noise, size, run.steps, through, None, rule.at)
-    keep.stage("predicted", answer)
 
-    tests = None
-    if verify:
-        began = perf_counter()
-        first = rule
+    @contextmanager
+    def _costing(self, stage: str) -> Iterator[Callable[[int], None]]:
+        """Seconds of the block as the stage's cost, with the samples that it is told of."""
+        began, samples = perf_counter(), list[int]()
+        yield samples.append
+        self.costs.append(Cost(stage, perf_counter() - began, sum(samples)))
 
-        def judge(comparison: Comparison) -> tuple[Rule, Recommendation]:
-            known = first.tuned(1.0, _known(comparison.critical, noise))
-            return known, recommend(noise, size, run.steps, through, comparison, known.at)
+    def _machine(self, cap: int | None) -> tuple[Machine, list[int]]:
+        """What was timed, and the batch sizes that can be told of."""
+        ready, size = self.ready, self.ready.batch_size
+        with self._costing("machine"):
+            measured = machine(
+                ready,
+                sizes=_to_try(ready),
+                budget_s=MACHINE_S,
+                needed=size,
+                cap_bytes=cap,
+                seed=self.seed,
+                rounds=ROUNDS,
+            )
+        self.keep.stage("machine", measured)
+        told = timing.sizes(measured, len(ready.train))
+        if size not in told:
+            told = sorted({*told, size})  # by accumulation: memory has ended the list
+        self.say(f"machine: {len(measured.sizes)} micro-batch sizes, {measured.stopped}")
+        return measured, told
 
-        def decided(comparison: Comparison) -> bool:
-            return judge(comparison)[1].choice is not None
+    def _present(self, steps: int, micro_batch: int | None, target: float | None) -> Present:
+        present = run_present(
+            self.ready,
+            Settings(self.ready.batch_size, micro_batch=micro_batch),
+            steps,
+            seed=derived(self.seed, "present"),
+            target=self.ready.given.target if target is None else target,
+            keep=lambda told: self.keep.stage("present", told),
+            say=self.say,
+        )
+        self.costs.append(Cost("present setting", present.seconds, present.samples))
+        self.keep.stage("present", present.json())
+        return present
 
-        # A run that has come to its target is short; where its branches do not decide, there may
-        # be as many as had it gone on for the whole budget.
-        allowed, most = COST * present.samples, COST * steps * size
-        planned = _planned(run, allowed, answer, told)
-        tests = _tests(ready, run, planned, most, rule, measured, decided, seed, keep, say)
-        costs.append(Cost("branches", perf_counter() - began, tests.branches.samples))
-        rule, answer = judge(tests.comparison)
-    notes = (*ready.notes, *measured.notes)
-    return Advice(
-        ready.name,
-        answer,
-        rule,
-        present,
-        tuned,
-        noise,
-        tuple(windows),
-        layers,
-        measured,
-        through,
-        tests,
-        notes,
-        tuple(costs),
-    )
+    def _tuned(self, present: Present) -> Tuned:
+        with self._costing("learning rate") as samples:
+            tuned = tune(
+                self.ready,
+                present,
+                seed=derived(self.seed, "present"),
+                keep=lambda told: self.keep.stage("rate", told),
+                say=self.say,
+            )
+            samples(tuned.samples)
+        return tuned
+
+    def _tests(
+        self,
+        tuned: Present,
+        planned: Plan,
+        most: float,
+        rule: Rule,
+        measured: Machine,
+        decided: Callable[[Comparison], bool],
+    ) -> Tests:
+        size = tuned.settings.batch_size
+        listed = ", ".join(map(str, planned.sizes))
+        self.say(f"branches: batch sizes {listed}, {planned.samples:,} samples each")
+        with self._costing("branches") as samples:
+            made = branch(
+                self.ready,
+                tuned,
+                rule,
+                planned,
+                micro=lambda b: timing.micro_batch(measured, b),
+                enough=lambda done: decided(compare(size, done.ratios())),
+                most=most,
+                seed=self.seed,
+                keep=lambda told: self.keep.stage("branches", told),
+                say=self.say,
+            )
+            samples(made.samples)
+        comparison = compare(size, made.ratios())
+        places = tuple(_place(size, made.ratios(place)) for place in range(len(made.steps)))
+        return Tests(made, comparison, places)
 
 
 def _to_try(ready: Prepared) -> list[int]:
@@ -217,38 +261,6 @@ def _planned(tuned: Present, allowed: float, predicted: Recommendation, sizes: l
     possible = [row.batch_size for row in rows if row.seconds_over.low <= 1 + TOLERANCE]
     high = min(max(possible[-1], size * SPAN), size * WIDEST)
     return plan(tuned, allowed, sizes, possible[0], high)
-
-
-def _tests(
-    ready: Prepared,
-    tuned: Present,
-    planned: Plan,
-    most: float,
-    rule: Rule,
-    measured: Machine,
-    decided: Callable[[Comparison], bool],
-    seed: int,
-    keep: Keep,
-    say: Say,
-) -> Tests:
-    size = tuned.settings.batch_size
-    listed = ", ".join(map(str, planned.sizes))
-    say(f"branches: batch sizes {listed}, {planned.samples:,} samples each")
-    made = branch(
-        ready,
-        tuned,
-        rule,
-        planned,
-        micro=lambda b: timing.micro_batch(measured, b),
-        enough=lambda done: decided(compare(size, done.ratios())),
-        most=most,
-        seed=seed,
-        keep=lambda told: keep.stage("branches", told),
-        say=say,
-    )
-    comparison = compare(size, made.ratios())
-    places = tuple(_place(size, made.ratios(place)) for place in range(len(made.steps)))
-    return Tests(made, comparison, places)
 
 
 def _place(size: int, ratios: dict[float, list[float]]) -> Comparison | None:

@@ -92,6 +92,7 @@ def machine(
     *,
     sizes: Sequence[int] | None = None,
     budget_s: float = BUDGET_S,
+    needed: int = 1,
     cap_bytes: int | None = None,
     seed: int = 0,
     rounds: int | None = None,
@@ -100,11 +101,11 @@ def machine(
 
     `sizes` (default 1, 2, 4, ... up to N) are tried in ascending order until one does not fit in
     memory (on CUDA: is out of memory; elsewhere: is estimated at more than `cap_bytes`, half of
-    what is free where not given), or would leave no time for three rounds within `budget_s`. The
-    model, its optimizer and the global generators are put back as they were. Raises `UserError`
-    where a size is larger than the data, or none can be measured. Turns are taken in `rounds`
-    rounds (9), fewer where the budget ends before. On one thread of a CPU seconds are the
-    processor's, which other work on the machine does not make longer.
+    what is free where not given), or would leave no time for three rounds within `budget_s`, which
+    those up to `needed` may exceed. The model, its optimizer and the global generators are put back
+    as they were. Raises `UserError` where a size is larger than the data, or none can be measured.
+    Turns are taken in `rounds` rounds (9), fewer where the budget ends before. On one thread of a
+    CPU seconds are the processor's, which other work on the machine does not make longer.
     """
     count = len(workload.train)
     chosen = sorted(set(sizes)) if sizes else [2**k for k in range(count.bit_length())]
@@ -114,7 +115,7 @@ def machine(
     with _lent(workload) as (model, optimizer), forked(workload.device):
         reseed(derived(seed, "machine"), workload.device)
         bench = _Bench(workload, model, optimizer, seed, cap_bytes)
-        return bench.run(chosen, budget_s, rounds or MOST_ROUNDS)
+        return bench.run(chosen, needed, budget_s, rounds or MOST_ROUNDS)
 
 
 class _Bench:
@@ -144,7 +145,7 @@ class _Bench:
         self._memory: dict[int, int] = {}
         self._update: list[float] = []
 
-    def run(self, sizes: Sequence[int], budget_s: float, rounds: int) -> Machine:
+    def run(self, sizes: Sequence[int], needed: int, budget_s: float, rounds: int) -> Machine:
         began = time.perf_counter()
         self._load(sizes[-1] if len(sizes) == 1 else min(2, len(self._order)), 0)
         if not self._cuda:
@@ -156,7 +157,8 @@ class _Bench:
             round_s = sum(max(t, TURN_S) for t in warm.values())
             following = max(warm.values()) * size / max(warm) if warm else 0.0
             left = budget_s - (time.perf_counter() - began)
-            if warm and LEAST_ROUNDS * (round_s + following) + TRIAL * following > left:
+            lasts = LEAST_ROUNDS * (round_s + following) + TRIAL * following
+            if warm and size > needed and lasts > left:
                 stopped = f"{size} and more would take longer than the budget of {budget_s:g} s"
                 break
             why = self._too_large(size, warm)
