@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=1000)
-    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=540.0, help="of all of it")
     parser.add_argument("--out", type=Path, help="keep what the suite makes here")
     given = parser.parse_args()
