@@ -12,7 +12,6 @@ print(watch.compute())
 Shapes: P parameters, S measured steps.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -27,9 +26,9 @@ from batchlab.integrations.noise_report import NoiseReport
 from batchlab.integrations.sources import Divided, MicroBatches, Reduction, Source, source
 from batchlab.integrations.witness import Witness
 from batchlab.probes.hooks import trained
+from batchlab.probes.norms import Norms
 from batchlab.probes.noise_scale import NoiseStatistics
 from batchlab.probes.parts import Parts
-from batchlab.probes.squares import wide
 from batchlab.record import ALL, NoiseSeries, Reading
 from batchlab.spec import UserError
 
@@ -83,8 +82,7 @@ class NoiseScale(Watch):
         self._by_layer = by_layer
         self._witness = Witness(model) if clipped else None
         self._source: Source = source(model, optimizer if metric == "optimizer" else None)
-        names = self._source.names if by_layer else (ALL,)
-        self._statistics = NoiseStatistics(names, population)
+        self._statistics = self._fresh(population)
         self._passed_over = 0
 
     @property
@@ -129,10 +127,8 @@ class NoiseScale(Watch):
             self._statistics.update(self._own(step))
 
     def _own(self, step: Parts) -> Parts:
-        """Without the scaler's factor, and of all parameters together unless by layer."""
+        """Without the scaler's factor."""
         norms_2P = step.norms_2P
-        if not self._by_layer:
-            norms_2P = torch.linalg.vector_norm(norms_2P, dim=1, keepdim=True)
         factor = self._scaler._scale if self._scaler is not None else None
         if self._witness is not None:
             left = self._witness.left()
@@ -152,8 +148,10 @@ class NoiseScale(Watch):
         population = self._statistics.population
         self._source.remove()
         self._source = MicroBatches(self._model, f" ({why.split('; use chunks')[0]})")
-        names = self._source.names if self._by_layer else (ALL,)
-        self._statistics = NoiseStatistics(names, population)
+        self._statistics = self._fresh(population)
+
+    def _fresh(self, population: int | None) -> NoiseStatistics:
+        return NoiseStatistics(self._source.names, population, total=not self._by_layer)
 
     def micro_batch(self, examples: int) -> None:
         """A micro-batch begins: for loops whose model is not called as a whole."""
@@ -172,6 +170,7 @@ class GradientNorm(Watch):
         super().__init__(every)
         own = trained(model)
         self._parameters: list[Tensor] = list(own.values())
+        self._norms = Norms(self._parameters)
         self._curve = Curve("gradient_norm", tuple(own), [p.ndim for p in self._parameters])
 
     def compute(self) -> Curve:
@@ -186,7 +185,8 @@ class GradientNorm(Watch):
         told = [p.grad for p in self._parameters if p.grad is not None]
         if len(told) < len(self._parameters):
             told = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
-        self._curve.update(self.steps, _norms(told))
+        with torch.no_grad():
+            self._curve.update(self.steps, self._norms.of(told))
 
     def _prepare(self, measured: bool) -> None:
         pass
@@ -203,6 +203,7 @@ class Distance(Watch):
         own = trained(model)
         self._parameters: list[Tensor] = list(own.values())
         self._begun = [p.detach().clone() for p in self._parameters]
+        self._norms = Norms(self._parameters)
         self._curve = Curve("distance", tuple(own), [p.ndim for p in self._parameters])
 
     def compute(self) -> Curve:
@@ -215,18 +216,10 @@ class Distance(Watch):
 
     def _look(self) -> None:
         with torch.no_grad():
-            # A difference has all its digits in single precision too: only the sums round.
-            moved = torch._foreach_add(self._parameters, self._begun, alpha=-1)
-            self._curve.update(self.steps, _norms(moved))
+            self._curve.update(self.steps, self._norms.between(self._parameters, self._begun))
 
     def _prepare(self, measured: bool) -> None:
         pass
-
-
-def _norms(tensors: Sequence[Tensor]) -> Tensor:
-    """Euclidean norms (P), in single precision at least."""
-    with torch.no_grad():
-        return torch.stack(torch._foreach_norm([wide(t) for t in tensors]))
 
 
 def _last(series: NoiseSeries, last: int | None) -> NoiseSeries:

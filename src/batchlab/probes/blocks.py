@@ -12,9 +12,13 @@ BLOCK = 256  # steps that stay on the device before they come to the host togeth
 
 
 class Blocks:
-    """One tensor a step, all of one shape; as float64 on the host once they are asked for."""
+    """One tensor a step, all of one shape; as float64 on the host once they are asked for.
 
-    def __init__(self) -> None:
+    With `total`, what is kept is the Euclidean norm over the last dimension, which is then 1.
+    """
+
+    def __init__(self, *, total: bool = False) -> None:
+        self._total = total
         self._pending: list[torch.Tensor] = []
         self._there: list[Floats] = []  # (steps, ...) each
 
@@ -37,5 +41,8 @@ class Blocks:
 
     def _fetch(self) -> None:
         if self._pending:
-            self._there.append(torch.stack(self._pending).double().cpu().numpy())
+            rows: Floats = torch.stack(self._pending).double().cpu().numpy()
             self._pending.clear()
+            if self._total:
+                rows = np.linalg.norm(rows, axis=-1, keepdims=True)
+            self._there.append(rows)

@@ -23,7 +23,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from batchlab.probes.hooks import Gatherer
-from batchlab.probes.layers import LAYERS, Norms
+from batchlab.probes.layers import LAYERS
+from batchlab.probes.layers import Norms as OfLayer
+from batchlab.probes.norms import Norms, rows
 from batchlab.probes.parts import Parts
 from batchlab.spec import UserError
 
@@ -54,18 +56,23 @@ def unsupported(model: nn.Module) -> dict[str, str]:
     return told
 
 
+Together = tuple[float, ...]  # as norms of a layer, each of all examples as one vector
+
+
 class _Layer:
     """One module: which parameters it has, and what its backward passes have shown."""
 
-    __slots__ = ("all_wanted", "module", "name", "of", "parameters", "passes", "wanted")
+    __slots__ = ("all_wanted", "module", "name", "of", "parameters", "passes", "simple", "wanted")
 
     def __init__(self, name: str, module: nn.Module) -> None:
         self.name, self.module, self.of = name, module, LAYERS[type(module)]
+        self.simple = isinstance(module, nn.Linear)  # of one position: an example is a row
         there = dict(module.named_parameters(recurse=False))
         self.wanted = [p.requires_grad for p in there.values()]
         self.all_wanted = all(self.wanted)
         self.parameters = {k: p for k, p in there.items() if p.requires_grad}
-        self.passes: list[tuple[int, int, Norms]] = []  # of each: its number, examples, norms
+        # Of each pass: its number, examples, and their norms or what these come to together.
+        self.passes: list[tuple[int, int, OfLayer | Together]] = []
 
 
 class PerExampleNorms(Gatherer):
@@ -101,6 +108,7 @@ class PerExampleNorms(Gatherer):
             f"{layer.name}.{k}".lstrip(".") for layer in self._layers for k in layer.parameters
         )
         self._parameters = [p for layer in self._layers for p in layer.parameters.values()]
+        self._norms = Norms(self._parameters)
         self.active = True
 
     @property
@@ -136,11 +144,10 @@ class PerExampleNorms(Gatherer):
         # Example i of micro-batch m has weight 1 / (M B_m) in the whole, or 1/n of a sum.
         own_MP = []
         for m, size in enumerate(sizes):
-            norm_PB = torch.stack([v for layer in self._layers for v in layer.passes[m][2]])
             of_mean = sqrt(size / len(sizes)) if reduction == "mean" else sqrt(1 / examples)
-            own_MP.append(torch.linalg.vector_norm(norm_PB, dim=1) * of_mean)
+            own_MP.append(self._own(m) * of_mean)
         own_P = own_MP[0] if len(sizes) == 1 else torch.stack(own_MP).square().sum(0).sqrt()
-        whole_P = torch.stack(torch._foreach_norm(self._gradients()))
+        whole_P = self._norms.of(self._gradients()).to(own_P.dtype)
         big = float(examples)
         if len(sizes) > 1 and reduction == "mean":
             big = len(sizes) ** 2 / sum(1 / b for b in sizes)
@@ -149,6 +156,20 @@ class PerExampleNorms(Gatherer):
         if not isinstance(loss_scale, float) or loss_scale != 1.0:
             norms_2P = norms_2P / loss_scale
         return Parts(norms_2P, examples, 1.0, big)
+
+    def _own(self, m: int) -> Tensor:
+        """sqrt(sum_i |g_i|^2) over the examples of a micro-batch (P), as the pass saw them."""
+        told = [v for layer in self._layers for v in layer.passes[m][2]]
+        norms = [v for v in told if isinstance(v, Tensor)]
+        if not norms:
+            return torch.tensor(told, dtype=torch.float64)
+        own_P = torch.linalg.vector_norm(torch.stack(norms), dim=1)
+        if len(norms) == len(told):
+            return own_P
+        of_tensors = iter(own_P.tolist())  # on a CPU, as the others are
+        return torch.tensor(
+            [next(of_tensors) if isinstance(v, Tensor) else v for v in told], dtype=torch.float64
+        )
 
     def _gradients(self) -> list[Tensor]:
         told = [g for p in self._parameters if (g := p.grad) is not None]
@@ -192,13 +213,22 @@ class PerExampleNorms(Gatherer):
         # A graph may go backward after the hooks were taken off.
         if not self._handles or len(shape) < 2:
             return
-        if torch.is_grad_enabled():  # a graph of the backward pass itself was asked for
-            a, d = a.detach(), d.detach()
-        if len(shape) == 2:
-            norms = layer.of(layer.module, a, d if d.shape == shape else d.reshape(shape))
-        else:  # matrix products are not to be rounded to half precision, whatever the pass runs in
-            with torch.no_grad(), torch.autocast(d.device.type, enabled=False):
-                norms = layer.of(layer.module, a, d.reshape(shape))
+        told = rows(a, d, shape[1]) if layer.simple and len(shape) == 2 else None
+        norms: OfLayer | Together
+        if told is not None:
+            norms = told[: len(layer.wanted)]
+        else:
+            norms = _norms(layer, a, d, shape)
         if not layer.all_wanted:
             norms = [n for n, wanted in zip(norms, layer.wanted, strict=True) if wanted]
         layer.passes.append((torch._C._current_graph_task_id(), shape[0], norms))
+
+
+def _norms(layer: _Layer, a: Tensor, d: Tensor, shape: torch.Size) -> OfLayer:
+    if torch.is_grad_enabled():  # a graph of the backward pass itself was asked for
+        a, d = a.detach(), d.detach()
+    if len(shape) == 2:
+        return layer.of(layer.module, a, d if d.shape == shape else d.reshape(shape))
+    # Matrix products are not to be rounded to half precision, whatever the pass runs in.
+    with torch.no_grad(), torch.autocast(d.device.type, enabled=False):
+        return layer.of(layer.module, a, d.reshape(shape))
