@@ -34,7 +34,8 @@ class Watch(ABC):
         if self.steps % self.every == 0:
             self._look()
         self.steps += 1
-        self._prepare(self.steps % self.every == 0)
+        if self.every > 1:
+            self._prepare(self.steps % self.every == 0)
 
     def remove(self) -> None:
         """Stop measuring and take all hooks off; what was measured stays."""

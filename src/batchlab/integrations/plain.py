@@ -26,8 +26,8 @@ from batchlab.integrations.noise_report import NoiseReport
 from batchlab.integrations.sources import Divided, MicroBatches, Reduction, Source, source
 from batchlab.integrations.witness import Witness
 from batchlab.probes.hooks import trained
-from batchlab.probes.norms import Norms
 from batchlab.probes.noise_scale import NoiseStatistics
+from batchlab.probes.norms import Norms
 from batchlab.probes.parts import Parts
 from batchlab.record import ALL, NoiseSeries, Reading
 from batchlab.spec import UserError
@@ -127,7 +127,9 @@ class NoiseScale(Watch):
             self._statistics.update(self._own(step))
 
     def _own(self, step: Parts) -> Parts:
-        """Without the scaler's factor."""
+        """Without the scaler's factor, and as before clipping."""
+        if self._scaler is None and self._witness is None:
+            return step
         norms_2P = step.norms_2P
         factor = self._scaler._scale if self._scaler is not None else None
         if self._witness is not None:
@@ -141,7 +143,7 @@ class NoiseScale(Watch):
                 norms_2P = torch.stack([norms_2P[0], norms_2P[1] * factor])
         if factor is not None:
             norms_2P = norms_2P / factor
-        return step._replace(norms_2P=norms_2P)
+        return step._replace(norms=norms_2P)
 
     def _fall_back(self, why: str) -> None:
         """A pass has shown what the modules did not: micro-batches from the next step on."""
@@ -182,11 +184,10 @@ class GradientNorm(Watch):
         return self._curve.readings()
 
     def _look(self) -> None:
-        told = [p.grad for p in self._parameters if p.grad is not None]
+        told = [g for p in self._parameters if (g := p.grad) is not None]
         if len(told) < len(self._parameters):
             told = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
-        with torch.no_grad():
-            self._curve.update(self.steps, self._norms.of(told))
+        self._curve.update(self.steps, self._norms.of(told))
 
     def _prepare(self, measured: bool) -> None:
         pass
@@ -202,8 +203,8 @@ class Distance(Watch):
         super().__init__(every)
         own = trained(model)
         self._parameters: list[Tensor] = list(own.values())
-        self._begun = [p.detach().clone() for p in self._parameters]
-        self._norms = Norms(self._parameters)
+        begun = [p.detach().clone() for p in self._parameters]
+        self._norms = Norms(self._parameters, begun)
         self._curve = Curve("distance", tuple(own), [p.ndim for p in self._parameters])
 
     def compute(self) -> Curve:
@@ -215,8 +216,7 @@ class Distance(Watch):
         return self._curve.readings()
 
     def _look(self) -> None:
-        with torch.no_grad():
-            self._curve.update(self.steps, self._norms.between(self._parameters, self._begun))
+        self._curve.update(self.steps, self._norms.moved(self._parameters))
 
     def _prepare(self, measured: bool) -> None:
         pass

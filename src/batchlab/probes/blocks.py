@@ -12,19 +12,19 @@ BLOCK = 256  # steps that stay on the device before they come to the host togeth
 
 
 class Blocks:
-    """One tensor a step, all of one shape; as float64 on the host once they are asked for.
+    """One tensor or array a step, all of one shape; float64 on the host once they are asked for.
 
     With `total`, what is kept is the Euclidean norm over the last dimension, which is then 1.
     """
 
     def __init__(self, *, total: bool = False) -> None:
         self._total = total
-        self._pending: list[torch.Tensor] = []
+        self._pending: list[torch.Tensor | Floats] = []
         self._there: list[Floats] = []  # (steps, ...) each
 
-    def add(self, row: torch.Tensor) -> None:
+    def add(self, row: torch.Tensor | Floats) -> None:
         """Take in one step's; no host-device sync but once in `BLOCK` steps."""
-        self._pending.append(row.detach())
+        self._pending.append(row.detach() if isinstance(row, torch.Tensor) else row)
         if len(self._pending) == BLOCK:
             self._fetch()
 
@@ -41,7 +41,11 @@ class Blocks:
 
     def _fetch(self) -> None:
         if self._pending:
-            rows: Floats = torch.stack(self._pending).double().cpu().numpy()
+            if any(isinstance(row, torch.Tensor) for row in self._pending):
+                stacked = torch.stack([torch.as_tensor(row) for row in self._pending])
+                rows: Floats = stacked.double().cpu().numpy()
+            else:
+                rows = np.stack(self._pending)
             self._pending.clear()
             if self._total:
                 rows = np.linalg.norm(rows, axis=-1, keepdims=True)

@@ -36,12 +36,12 @@ class NoiseStatistics:
 
     def update(self, step: Parts) -> None:
         """Take in one step's batch, without waiting for the device."""
-        if step.norms_2P.shape != (2, self._parameters):
+        if step.norms.shape != (2, self._parameters):
             raise UserError(
                 f"norms of {self._parameters} parameters are needed, not of shape "
-                f"{tuple(step.norms_2P.shape)}"
+                f"{tuple(step.norms.shape)}"
             )
-        self._norms.add(step.norms_2P)
+        self._norms.add(step.norms)
         self._sizes.append((step.examples, step.small, step.big))
 
     def merge(self, other: Self) -> None:

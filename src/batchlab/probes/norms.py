@@ -1,15 +1,16 @@
 """Euclidean norms of many tensors at once, on whatever device they lie.
 
-On a CPU PyTorch starts an operation a tensor, some microseconds each, and a difference is written
-to memory before it is squared; where the tensors are small that is most of what a watch costs. There
-one compiled call (`sums`) does all, in float64. It has one thread, so that large tensors are left
-to PyTorch where that has several.
+On a CPU PyTorch starts one operation a tensor and writes a difference to memory before it is
+squared; where tensors are small that is most of what a watch costs. There one compiled call
+(`sums`) does all, in float64, and tells arrays of NumPy's: making a tensor takes longer than some
+of the sums. It has one thread, so that large tensors are left to PyTorch where that has several.
 
 Shapes: P tensors, B examples, I inputs, O outputs.
 """
 
 from collections.abc import Sequence
 from functools import cache
+from struct import Struct
 from types import ModuleType
 
 import numpy as np
@@ -17,10 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from batchlab.probes.squares import WIDE, wide
+from batchlab.probes.squares import wide
 
+Floats = NDArray[np.float64]
+Addresses = NDArray[np.int64]
 ONE_THREAD = 2**19  # values that one thread sums in less time than it takes to start several
-FEW_THREADS = 2  # of PyTorch's, that one compiled thread keeps pace with
+FEW_THREADS = 2  # of PyTorch's, that the compiled one keeps pace with
 _LIKE: dict[torch.dtype, NDArray[np.floating]] = {
     torch.float32: np.empty(0, np.float32),
     torch.float64: np.empty(0, np.float64),
@@ -28,52 +31,66 @@ _LIKE: dict[torch.dtype, NDArray[np.floating]] = {
 
 
 class Norms:
-    """Norms of tensors shaped as those that it is made for."""
+    """Norms of tensors shaped as those of `like`, and of their differences to those of `begun`."""
 
-    def __init__(self, like: Sequence[Tensor]) -> None:
+    def __init__(self, like: Sequence[Tensor], begun: Sequence[Tensor] = ()) -> None:
         self._dtype = like[0].dtype
-        if self._dtype in WIDE and all(t.is_cpu for t in like):
-            sums()  # compiled, or read from its cache, before the first step and not in it
+        self._sizes = [t.numel() for t in like]
+        self._size_P = np.array(self._sizes)
+        self._values = sum(self._sizes)
+        self._address_P, self._begun_P = (np.empty(len(like), np.int64) for _ in range(2))
+        self._write = Struct(f"{len(like)}q").pack_into  # quicker than NumPy from a list
+        self._begun = list(begun)
+        self._compiled = self._dtype in _LIKE and all(t.is_cpu for t in like)
+        if self._compiled:
+            sums()  # before the first step and not in it
+            self._compiled = not begun or self._lies(begun, self._begun_P)
 
-    def of(self, tensors: Sequence[Tensor]) -> Tensor:
+    def of(self, tensors: Sequence[Tensor]) -> Tensor | Floats:
         """|t| of each (P), in single precision at least."""
-        there = self._there(tensors)
-        if there is None:
-            return torch.stack(torch._foreach_norm([wide(t) for t in tensors]))
-        norm_P = np.empty(len(tensors))
-        sums().norms(*there, _LIKE[self._dtype], norm_P)
-        return torch.from_numpy(norm_P)
+        if not self._lies(tensors, self._address_P):
+            return _norms(tensors)
+        norm_P = np.empty(len(self._sizes))
+        sums().norms(self._address_P, self._size_P, _LIKE[self._dtype], norm_P)
+        return norm_P
 
-    def between(self, tensors: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
-        """|t - o| of each pair (P), in single precision at least."""
-        there, other = self._there(tensors), self._there(others)
-        if there is None or other is None or not np.array_equal(there[1], other[1]):
-            # A difference has all its digits in single precision too: only the sums round.
-            moved = torch._foreach_add(list(tensors), list(others), alpha=-1)
-            return torch.stack(torch._foreach_norm([wide(t) for t in moved]))
-        norm_P = np.empty(len(tensors))
-        sums().distances(there[0], other[0], there[1], _LIKE[self._dtype], norm_P)
-        return torch.from_numpy(norm_P)
+    def moved(self, tensors: Sequence[Tensor]) -> Tensor | Floats:
+        """|t - begun| of each (P), in single precision at least."""
+        if not self._lies(tensors, self._address_P):
+            with torch.no_grad():
+                # A difference has all its digits in single precision too: only the sums round.
+                return _norms(torch._foreach_add(list(tensors), self._begun, alpha=-1))
+        norm_P = np.empty(len(self._sizes))
+        like = _LIKE[self._dtype]
+        sums().distances(self._address_P, self._begun_P, self._size_P, like, norm_P)
+        return norm_P
 
-    def _there(self, tensors: Sequence[Tensor]) -> tuple[NDArray[np.int64], ...] | None:
-        """Addresses and sizes (P); None where the compiled call is not for these."""
-        dtype = self._dtype
-        if dtype not in _LIKE or not all(_lies(t, dtype) for t in tensors):
-            return None
-        sizes = [t.numel() for t in tensors]
-        if not _fits(sum(sizes)):
-            return None
-        return np.array([t.data_ptr() for t in tensors]), np.array(sizes)
+    def _lies(self, tensors: Sequence[Tensor], address_P: Addresses) -> bool:
+        """Whether the compiled call is for these; writes where they are."""
+        if not self._compiled or not _fits(self._values):
+            return False
+        dtype, told = self._dtype, []
+        for t, size in zip(tensors, self._sizes, strict=True):
+            if t.dtype is not dtype or not t.is_contiguous() or t.numel() != size or not t.is_cpu:
+                return False
+            told.append(t.data_ptr())
+        self._write(address_P, 0, *told)
+        return True
 
 
-def rows(a_BI: Tensor, d_BO: Tensor, outputs: int) -> tuple[float, float] | None:
-    """The norms of all examples' d_i a_i^T as one vector, and of all d_i; None as a rule tells.
+def of_rows(a_BI: Tensor, d_BO: Tensor, outputs: int) -> tuple[float, float] | None:
+    """The norms of all examples' d_i a_i^T as one vector, and of all d_i as one.
 
-    The compiled call is for contiguous rows in a CPU's memory; else `squares` has the norms.
-    `d_BO` may have other dimensions, of as many values in the same order.
+    The compiled call is for contiguous rows in a CPU's memory: `None` where these are not, and
+    `squares` has the norms. `d_BO` may have other dimensions, of as many values in the same order.
     """
     dtype = a_BI.dtype
-    if a_BI.ndim != 2 or dtype not in _LIKE or not _lies(a_BI, dtype) or not _lies(d_BO, dtype):
+    if (
+        dtype not in _LIKE
+        or d_BO.dtype is not dtype
+        or a_BI.ndim != 2
+        or not (a_BI.is_contiguous() and d_BO.is_contiguous() and a_BI.is_cpu and d_BO.is_cpu)
+    ):
         return None
     examples, inputs = a_BI.shape
     if d_BO.numel() != examples * outputs or not _fits(examples * (inputs + outputs)):
@@ -92,8 +109,9 @@ def sums() -> ModuleType:
     return sums
 
 
-def _lies(t: Tensor, dtype: torch.dtype) -> bool:
-    return t.dtype is dtype and t.is_cpu and t.is_contiguous()
+def _norms(tensors: Sequence[Tensor]) -> Tensor:
+    with torch.no_grad():
+        return torch.stack(torch._foreach_norm([wide(t) for t in tensors]))
 
 
 def _fits(values: int) -> bool:

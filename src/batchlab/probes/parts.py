@@ -42,14 +42,19 @@ Floats = NDArray[np.float64]
 class Parts(NamedTuple):
     """One step's batch. Norms, not squares: those of small gradients fall out of single precision.
 
-    `norms_2P` holds sqrt(sum_k w_k |g_k|^2) and |gbar| of each parameter, on its device; the other
-    fields are known to the host.
+    `norms` (2, P) holds sqrt(sum_k w_k |g_k|^2) and |gbar| of each parameter, on its device or as
+    an array of NumPy's; the other fields are known to the host.
     """
 
-    norms_2P: torch.Tensor
+    norms: torch.Tensor | Floats
     examples: int
     small: float
     big: float
+
+    @property
+    def norms_2P(self) -> torch.Tensor:
+        """The norms as a tensor, of the same memory."""
+        return torch.as_tensor(self.norms)
 
 
 def parts(

@@ -12,20 +12,19 @@ first, where they are of the coupled loss.
 Shapes: B examples, P parameters, M micro-batches.
 """
 
-from collections.abc import Iterable
-from functools import partial
-from math import sqrt
+from collections.abc import Callable, Iterable, Sequence
+from math import hypot, sqrt
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
-from batchlab.probes.hooks import Gatherer
+from batchlab.probes.hooks import Gatherer, on_gradient
 from batchlab.probes.layers import LAYERS
-from batchlab.probes.layers import Norms as OfLayer
-from batchlab.probes.norms import Norms, rows
+from batchlab.probes.norms import Floats, Norms, of_rows
 from batchlab.probes.parts import Parts
 from batchlab.spec import UserError
 
@@ -56,7 +55,7 @@ def unsupported(model: nn.Module) -> dict[str, str]:
     return told
 
 
-Together = tuple[float, ...]  # as norms of a layer, each of all examples as one vector
+_pass_number = torch._C._current_graph_task_id
 
 
 class _Layer:
@@ -72,7 +71,28 @@ class _Layer:
         self.all_wanted = all(self.wanted)
         self.parameters = {k: p for k, p in there.items() if p.requires_grad}
         # Of each pass: its number, examples, and their norms or what these come to together.
-        self.passes: list[tuple[int, int, OfLayer | Together]] = []
+        self.passes: list[tuple[int, int, Sequence[Tensor] | Sequence[float]]] = []
+
+    def look(self, a: Tensor, shape: torch.Size, d: Tensor) -> None:
+        """Take in a pass: the input, the output's shape and its gradient."""
+        norms: Sequence[Tensor] | Sequence[float] | None = None
+        if len(shape) == 2 and self.simple:
+            norms = of_rows(a, d, shape[1])
+        if norms is None:
+            norms = self._norms(a, d, shape)
+        elif len(self.wanted) == 1:
+            norms = norms[:1]  # there is no bias
+        if not self.all_wanted:
+            norms = [n for n, wanted in zip(norms, self.wanted, strict=True) if wanted]
+        self.passes.append((_pass_number(), shape[0], norms))
+
+    def _norms(self, a: Tensor, d: Tensor, shape: torch.Size) -> list[Tensor]:
+        with torch.no_grad():  # though a graph of the backward pass itself was asked for
+            if len(shape) == 2:
+                return self.of(self.module, a, d if d.shape == shape else d.reshape(shape))
+            # Matrix products are not to be rounded to half precision, whatever the pass runs in.
+            with torch.autocast(d.device.type, enabled=False):
+                return self.of(self.module, a, d.reshape(shape))
 
 
 class PerExampleNorms(Gatherer):
@@ -131,45 +151,40 @@ class PerExampleNorms(Gatherer):
         short. Raises `UserError` where a layer can't be told, naming it, and forgets the step.
         """
         try:
-            with torch.no_grad():
-                return self._take(reduction, loss_scale)
+            return self._take(reduction, loss_scale)
         finally:
             self.discard()
 
     def _take(self, reduction: Reduction, loss_scale: float | Tensor) -> Parts:
         sizes = self._sizes()
-        examples = sum(sizes)
+        examples, of_means = sum(sizes), reduction == "mean"
         if examples < 2:
             raise UserError("per-example norms need a batch of two examples or more, not of one")
         # Example i of micro-batch m has weight 1 / (M B_m) in the whole, or 1/n of a sum.
-        own_MP = []
-        for m, size in enumerate(sizes):
-            of_mean = sqrt(size / len(sizes)) if reduction == "mean" else sqrt(1 / examples)
-            own_MP.append(self._own(m) * of_mean)
-        own_P = own_MP[0] if len(sizes) == 1 else torch.stack(own_MP).square().sum(0).sqrt()
-        whole_P = self._norms.of(self._gradients()).to(own_P.dtype)
+        weights = [size / len(sizes) if of_means else 1 / examples for size in sizes]
         big = float(examples)
-        if len(sizes) > 1 and reduction == "mean":
+        if len(sizes) > 1 and of_means:
             big = len(sizes) ** 2 / sum(1 / b for b in sizes)
-        total = len(sizes) if reduction == "mean" else examples
-        norms_2P = torch.stack([own_P, whole_P if total == 1 else whole_P / total])
-        if not isinstance(loss_scale, float) or loss_scale != 1.0:
+        own_MP = [self._own(m) for m in range(len(sizes))]
+        whole_P = self._norms.of(self._gradients())
+        norms_2P = _two(own_MP, weights, whole_P, len(sizes) if of_means else examples)
+        if isinstance(loss_scale, Tensor):
+            norms_2P = torch.as_tensor(norms_2P) / loss_scale
+        elif loss_scale != 1.0:
             norms_2P = norms_2P / loss_scale
         return Parts(norms_2P, examples, 1.0, big)
 
-    def _own(self, m: int) -> Tensor:
+    def _own(self, m: int) -> Tensor | list[float]:
         """sqrt(sum_i |g_i|^2) over the examples of a micro-batch (P), as the pass saw them."""
         told = [v for layer in self._layers for v in layer.passes[m][2]]
-        norms = [v for v in told if isinstance(v, Tensor)]
-        if not norms:
-            return torch.tensor(told, dtype=torch.float64)
-        own_P = torch.linalg.vector_norm(torch.stack(norms), dim=1)
-        if len(norms) == len(told):
+        tensors = [v for v in told if isinstance(v, Tensor)]
+        if not tensors:
+            return told
+        own_P = torch.linalg.vector_norm(torch.stack(tensors), dim=1)
+        if len(tensors) == len(told):
             return own_P
         of_tensors = iter(own_P.tolist())  # on a CPU, as the others are
-        return torch.tensor(
-            [next(of_tensors) if isinstance(v, Tensor) else v for v in told], dtype=torch.float64
-        )
+        return [next(of_tensors) if isinstance(v, Tensor) else v for v in told]
 
     def _gradients(self) -> list[Tensor]:
         told = [g for p in self._parameters if (g := p.grad) is not None]
@@ -196,39 +211,40 @@ class PerExampleNorms(Gatherer):
         return first
 
     def _attach(self) -> Iterable[RemovableHandle]:
-        return (
-            layer.module.register_forward_hook(partial(self._forward, layer))
-            for layer in self._layers
-        )
+        return (layer.module.register_forward_hook(self._forward(layer)) for layer in self._layers)
 
-    def _forward(self, layer: _Layer, _: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> None:
-        if args and z.requires_grad:
+    def _forward(self, layer: _Layer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def forward(_: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> None:
+            if not args or not z.requires_grad:
+                return
+            a, shape = args[0], z.shape
+            if len(shape) < 2:
+                return
+
+            # It lives and dies with the graph, and holds no part of it that comes later.
+            def backward(d: Tensor) -> None:
+                if self._handles:  # a graph may go backward after the hooks were taken off
+                    layer.look(a, shape, d)
+
             # A view that is changed in place leaves the graph; the tensor it is a view of stays.
             base = z._base
-            kept = z if base is None or base.numel() != z.numel() else base
-            # The hook lives and dies with the graph, and holds no part of it that comes later.
-            kept.register_hook(partial(self._backward, layer, args[0], z.shape))
+            on_gradient(z if base is None or base.numel() != z.numel() else base, backward)
 
-    def _backward(self, layer: _Layer, a: Tensor, shape: torch.Size, d: Tensor) -> None:
-        # A graph may go backward after the hooks were taken off.
-        if not self._handles or len(shape) < 2:
-            return
-        told = rows(a, d, shape[1]) if layer.simple and len(shape) == 2 else None
-        norms: OfLayer | Together
-        if told is not None:
-            norms = told[: len(layer.wanted)]
-        else:
-            norms = _norms(layer, a, d, shape)
-        if not layer.all_wanted:
-            norms = [n for n, wanted in zip(norms, layer.wanted, strict=True) if wanted]
-        layer.passes.append((torch._C._current_graph_task_id(), shape[0], norms))
+        return forward
 
 
-def _norms(layer: _Layer, a: Tensor, d: Tensor, shape: torch.Size) -> OfLayer:
-    if torch.is_grad_enabled():  # a graph of the backward pass itself was asked for
-        a, d = a.detach(), d.detach()
-    if len(shape) == 2:
-        return layer.of(layer.module, a, d if d.shape == shape else d.reshape(shape))
-    # Matrix products are not to be rounded to half precision, whatever the pass runs in.
-    with torch.no_grad(), torch.autocast(d.device.type, enabled=False):
-        return layer.of(layer.module, a, d.reshape(shape))
+def _two(
+    own_MP: list[Tensor | list[float]], weights: list[float], whole_P: Tensor | Floats, total: int
+) -> Tensor | Floats:
+    """sqrt(sum_m w_m |own_m|^2) and the whole over `total` (2, P), on the host where all are."""
+    of_host = [own_P for own_P in own_MP if isinstance(own_P, list)]
+    if isinstance(whole_P, np.ndarray) and len(of_host) == len(own_MP):
+        scaled = [[v * sqrt(w) for v in own_P] for own_P, w in zip(of_host, weights, strict=True)]
+        own = [hypot(*v_M) for v_M in zip(*scaled, strict=True)]
+        return np.array([own, [v / total for v in whole_P.tolist()]])
+    with torch.no_grad():
+        tensors = [
+            torch.as_tensor(own_P) * sqrt(w) for own_P, w in zip(own_MP, weights, strict=True)
+        ]
+        own_P = tensors[0] if len(tensors) == 1 else torch.stack(tensors).square().sum(0).sqrt()
+        return torch.stack([own_P, torch.as_tensor(whole_P).to(own_P.dtype) / total])

@@ -53,10 +53,7 @@ def norms(address_K, size_K, like, norm_K):
 
 
 @njit(
-    [
-        types.void(int64[::1], int64[::1], int64[::1], float[::1], float64[::1])
-        for float in _EITHER
-    ],
+    [types.void(int64[::1], int64[::1], int64[::1], float[::1], float64[::1]) for float in _EITHER],
     **_OPTIONS,
 )
 def distances(address_K, other_K, size_K, like, norm_K):
@@ -79,7 +76,7 @@ def distances(address_K, other_K, size_K, like, norm_K):
     **_OPTIONS,
 )
 def rows(a, d, examples, inputs, outputs, like):
-    """Roots of sum_i |a_i|^2 |d_i|^2 and sum_i |d_i|^2, over rows of (B, I) and (B, O) at a and d."""
+    """sqrt(sum_i |a_i|^2 |d_i|^2) and sqrt(sum_i |d_i|^2), rows of (B, I) at `a`, (B, O) at `d`."""
     a_BI = carray(_values(a, like), (examples, inputs))
     d_BO = carray(_values(d, like), (examples, outputs))
     both = 0.0
