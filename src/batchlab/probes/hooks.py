@@ -63,7 +63,7 @@ def on_gradient(z: Tensor, hook: Callable[[Tensor], None]) -> None:
         z.register_hook(hook)
         return
     z._backward_hooks = OrderedDict({_NO_HANDLE: hook})
-    node._register_hook_dict(z)  # type: ignore[attr-defined]  # as `register_hook` does
+    node._register_hook_dict(z)  # as `register_hook` does
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:

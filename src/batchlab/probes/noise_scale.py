@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
+from torch import Tensor
 
 from batchlab.probes.blocks import Blocks
 from batchlab.probes.parts import Parts, unbiased
@@ -36,12 +37,13 @@ class NoiseStatistics:
 
     def update(self, step: Parts) -> None:
         """Take in one step's batch, without waiting for the device."""
-        if step.norms.shape != (2, self._parameters):
+        norms = step.norms
+        shape = tuple(norms.shape) if isinstance(norms, Tensor) else (2, len(norms[0]))
+        if shape != (2, self._parameters):
             raise UserError(
-                f"norms of {self._parameters} parameters are needed, not of shape "
-                f"{tuple(step.norms.shape)}"
+                f"norms of {self._parameters} parameters are needed, not of shape {shape}"
             )
-        self._norms.add(step.norms)
+        self._norms.add(norms)
         self._sizes.append((step.examples, step.small, step.big))
 
     def merge(self, other: Self) -> None:

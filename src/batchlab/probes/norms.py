@@ -78,25 +78,26 @@ class Norms:
         return True
 
 
-def of_rows(a_BI: Tensor, d_BO: Tensor, outputs: int) -> tuple[float, float] | None:
+def of_rows(a: Tensor, d: Tensor, shape: torch.Size) -> tuple[float, float] | None:
     """The norms of all examples' d_i a_i^T as one vector, and of all d_i as one.
 
-    The compiled call is for contiguous rows in a CPU's memory: `None` where these are not, and
-    `squares` has the norms. `d_BO` may have other dimensions, of as many values in the same order.
+    `a` is (B, I), and `d` may have other dimensions than `shape`, (B, O), of as many values in the
+    same order. The compiled call is for contiguous values in a CPU's memory: `None` where these are
+    not, and `squares` has the norms.
     """
-    dtype = a_BI.dtype
+    dtype = a.dtype
+    like = _LIKE.get(dtype)
     if (
-        dtype not in _LIKE
-        or d_BO.dtype is not dtype
-        or a_BI.ndim != 2
-        or not (a_BI.is_contiguous() and d_BO.is_contiguous() and a_BI.is_cpu and d_BO.is_cpu)
+        like is None
+        or d.dtype is not dtype
+        or not (a.is_contiguous() and d.is_contiguous() and a.is_cpu and d.is_cpu)
     ):
         return None
-    examples, inputs = a_BI.shape
-    if d_BO.numel() != examples * outputs or not _fits(examples * (inputs + outputs)):
+    (examples, inputs), (rows, outputs) = a.shape, shape
+    if rows != examples or not _fits(examples * (inputs + outputs)):
         return None
     told: tuple[float, float] = sums().rows(
-        a_BI.data_ptr(), d_BO.data_ptr(), examples, inputs, outputs, _LIKE[dtype]
+        a.data_ptr(), d.data_ptr(), examples, inputs, outputs, like
     )
     return told
 

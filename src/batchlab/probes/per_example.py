@@ -25,7 +25,7 @@ from torch.utils.hooks import RemovableHandle
 from batchlab.probes.hooks import Gatherer, on_gradient
 from batchlab.probes.layers import LAYERS
 from batchlab.probes.norms import Floats, Norms, of_rows
-from batchlab.probes.parts import Parts
+from batchlab.probes.parts import Parts, Rows
 from batchlab.spec import UserError
 
 Reduction = Literal["mean", "sum"]
@@ -61,29 +61,27 @@ _pass_number = torch._C._current_graph_task_id
 class _Layer:
     """One module: which parameters it has, and what its backward passes have shown."""
 
-    __slots__ = ("all_wanted", "module", "name", "of", "parameters", "passes", "simple", "wanted")
+    __slots__ = ("module", "name", "of", "parameters", "passes", "plain", "simple", "wanted")
 
     def __init__(self, name: str, module: nn.Module) -> None:
         self.name, self.module, self.of = name, module, LAYERS[type(module)]
         self.simple = isinstance(module, nn.Linear)  # of one position: an example is a row
         there = dict(module.named_parameters(recurse=False))
         self.wanted = [p.requires_grad for p in there.values()]
-        self.all_wanted = all(self.wanted)
+        self.plain = self.wanted == [True, True]
         self.parameters = {k: p for k, p in there.items() if p.requires_grad}
         # Of each pass: its number, examples, and their norms or what these come to together.
-        self.passes: list[tuple[int, int, Sequence[Tensor] | Sequence[float]]] = []
+        self.passes: list[tuple[int, int, Sequence[Tensor | float]]] = []
 
     def look(self, a: Tensor, shape: torch.Size, d: Tensor) -> None:
         """Take in a pass: the input, the output's shape and its gradient."""
-        norms: Sequence[Tensor] | Sequence[float] | None = None
-        if len(shape) == 2 and self.simple:
-            norms = of_rows(a, d, shape[1])
+        norms: Sequence[Tensor | float] | None = None
+        if self.simple and len(shape) == 2:
+            norms = of_rows(a, d, shape)
         if norms is None:
             norms = self._norms(a, d, shape)
-        elif len(self.wanted) == 1:
-            norms = norms[:1]  # there is no bias
-        if not self.all_wanted:
-            norms = [n for n, wanted in zip(norms, self.wanted, strict=True) if wanted]
+        if not self.plain:
+            norms = [n for n, wanted in zip(norms, self.wanted, strict=False) if wanted]
         self.passes.append((_pass_number(), shape[0], norms))
 
     def _norms(self, a: Tensor, d: Tensor, shape: torch.Size) -> list[Tensor]:
@@ -132,9 +130,9 @@ class PerExampleNorms(Gatherer):
         self.active = True
 
     @property
-    def sizes(self) -> tuple[int, ...]:
+    def sizes(self) -> list[int]:
         """Examples of each micro-batch since the last `take`, as the first layer saw them."""
-        return tuple(size for _, size, _ in self._layers[0].passes)
+        return [size for _, size, _ in self._layers[0].passes]
 
     def discard(self) -> None:
         """Forget what backward passes have shown since the last `take`."""
@@ -168,11 +166,10 @@ class PerExampleNorms(Gatherer):
         own_MP = [self._own(m) for m in range(len(sizes))]
         whole_P = self._norms.of(self._gradients())
         norms_2P = _two(own_MP, weights, whole_P, len(sizes) if of_means else examples)
-        if isinstance(loss_scale, Tensor):
-            norms_2P = torch.as_tensor(norms_2P) / loss_scale
-        elif loss_scale != 1.0:
-            norms_2P = norms_2P / loss_scale
-        return Parts(norms_2P, examples, 1.0, big)
+        told = Parts(norms_2P, examples, 1.0, big)
+        if isinstance(loss_scale, float) and loss_scale == 1.0:
+            return told
+        return told._replace(norms=told.norms_2P / loss_scale)
 
     def _own(self, m: int) -> Tensor | list[float]:
         """sqrt(sum_i |g_i|^2) over the examples of a micro-batch (P), as the pass saw them."""
@@ -194,7 +191,7 @@ class PerExampleNorms(Gatherer):
 
     def _sizes(self) -> list[int]:
         """Examples of each micro-batch, if all layers agree on them."""
-        first = [size for _, size, _ in self._layers[0].passes]
+        first = self.sizes
         for layer in self._layers:
             sizes = [size for _, size, _ in layer.passes]
             if len(sizes) > 1 and len({number for number, _, _ in layer.passes}) < len(sizes):
@@ -235,16 +232,16 @@ class PerExampleNorms(Gatherer):
 
 def _two(
     own_MP: list[Tensor | list[float]], weights: list[float], whole_P: Tensor | Floats, total: int
-) -> Tensor | Floats:
+) -> Tensor | Rows:
     """sqrt(sum_m w_m |own_m|^2) and the whole over `total` (2, P), on the host where all are."""
+    roots = [sqrt(w) for w in weights]
     of_host = [own_P for own_P in own_MP if isinstance(own_P, list)]
     if isinstance(whole_P, np.ndarray) and len(of_host) == len(own_MP):
-        scaled = [[v * sqrt(w) for v in own_P] for own_P, w in zip(of_host, weights, strict=True)]
-        own = [hypot(*v_M) for v_M in zip(*scaled, strict=True)]
-        return np.array([own, [v / total for v in whole_P.tolist()]])
+        scaled = [[v * root for v in own_P] for own_P, root in zip(of_host, roots, strict=True)]
+        own = scaled[0] if len(scaled) == 1 else [hypot(*v_M) for v_M in zip(*scaled, strict=True)]
+        whole: list[float] = whole_P.tolist()
+        return own, whole if total == 1 else [v / total for v in whole]
     with torch.no_grad():
-        tensors = [
-            torch.as_tensor(own_P) * sqrt(w) for own_P, w in zip(own_MP, weights, strict=True)
-        ]
+        tensors = [torch.as_tensor(own_P) * root for own_P, root in zip(own_MP, roots, strict=True)]
         own_P = tensors[0] if len(tensors) == 1 else torch.stack(tensors).square().sum(0).sqrt()
         return torch.stack([own_P, torch.as_tensor(whole_P).to(own_P.dtype) / total])
