@@ -16,7 +16,7 @@ from types import ModuleType
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from batchlab.probes.squares import wide
 
@@ -24,6 +24,7 @@ Floats = NDArray[np.float64]
 Addresses = NDArray[np.int64]
 ONE_THREAD = 2**19  # values that one thread sums in less time than it takes to start several
 FEW_THREADS = 2  # of PyTorch's, that the compiled one keeps pace with
+_ORDINARY = (Tensor, nn.Parameter)  # a subclass may have no memory, or not all of the tensor's
 _LIKE: dict[torch.dtype, NDArray[np.floating]] = {
     torch.float32: np.empty(0, np.float32),
     torch.float64: np.empty(0, np.float64),
@@ -71,10 +72,12 @@ class Norms:
             return False
         dtype, told = self._dtype, []
         for t, size in zip(tensors, self._sizes, strict=True):
-            if t.dtype is not dtype or not t.is_contiguous() or t.numel() != size or not t.is_cpu:
+            if type(t) not in _ORDINARY or t.dtype is not dtype or t.numel() != size:
+                return False
+            if not (t.is_contiguous() and t.is_cpu):
                 return False
             told.append(t.data_ptr())
-        self._write(address_P, 0, *told)
+        self._write(address_P.data, 0, *told)
         return True
 
 
@@ -90,15 +93,19 @@ def of_rows(a: Tensor, d: Tensor, shape: torch.Size) -> tuple[float, float] | No
     if (
         like is None
         or d.dtype is not dtype
+        or type(a) is not Tensor
+        or type(d) is not Tensor
         or not (a.is_contiguous() and d.is_contiguous() and a.is_cpu and d.is_cpu)
     ):
         return None
     (examples, inputs), (rows, outputs) = a.shape, shape
     if rows != examples or not _fits(examples * (inputs + outputs)):
         return None
-    told: tuple[float, float] = sums().rows(
-        a.data_ptr(), d.data_ptr(), examples, inputs, outputs, like
-    )
+    try:
+        places = a.data_ptr(), d.data_ptr()
+    except RuntimeError:  # within torch.func, whose tensors have no memory of their own
+        return None
+    told: tuple[float, float] = sums().rows(*places, examples, inputs, outputs, like)
     return told
 
 

@@ -176,8 +176,8 @@ class PerExampleNorms(Gatherer):
         told = [v for layer in self._layers for v in layer.passes[m][2]]
         tensors = [v for v in told if isinstance(v, Tensor)]
         if not tensors:
-            return told
-        own_P = torch.linalg.vector_norm(torch.stack(tensors), dim=1)
+            return [v for v in told if not isinstance(v, Tensor)]
+        own_P: Tensor = torch.linalg.vector_norm(torch.stack(tensors), dim=1)
         if len(tensors) == len(told):
             return own_P
         of_tensors = iter(own_P.tolist())  # on a CPU, as the others are

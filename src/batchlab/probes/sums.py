@@ -9,8 +9,9 @@ The caller answers for addresses: of contiguous values in this process's memory,
 
 from typing import Any
 
-from numba import carray, float32, float64, int64, njit, types
+from numba import float32, float64, int64, njit, types
 from numba.extending import intrinsic
+from numba.np.numpy_support import carray
 
 # Sums may be reordered, so that they run in vector registers; infinities and nans keep their
 # meaning, because a step may overflow.
