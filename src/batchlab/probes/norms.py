@@ -95,11 +95,12 @@ def of_rows(a: Tensor, d: Tensor, shape: torch.Size) -> tuple[float, float] | No
         or d.dtype is not dtype
         or type(a) is not Tensor
         or type(d) is not Tensor
-        or not (a.is_contiguous() and d.is_contiguous() and a.is_cpu and d.is_cpu)
+        or not (a.is_contiguous() and d.is_contiguous() and d.is_cpu)  # then `a` is there too
     ):
         return None
     (examples, inputs), (rows, outputs) = a.shape, shape
-    if rows != examples or not _fits(examples * (inputs + outputs)):
+    values = examples * (inputs + outputs)
+    if rows != examples or (values > ONE_THREAD and not _fits(values)):
         return None
     try:
         places = a.data_ptr(), d.data_ptr()

@@ -85,12 +85,13 @@ class _Layer:
         self.passes.append((_pass_number(), shape[0], norms))
 
     def _norms(self, a: Tensor, d: Tensor, shape: torch.Size) -> list[Tensor]:
-        with torch.no_grad():  # though a graph of the backward pass itself was asked for
-            if len(shape) == 2:
-                return self.of(self.module, a, d if d.shape == shape else d.reshape(shape))
-            # Matrix products are not to be rounded to half precision, whatever the pass runs in.
-            with torch.autocast(d.device.type, enabled=False):
-                return self.of(self.module, a, d.reshape(shape))
+        if torch.is_grad_enabled():  # a graph of the backward pass itself was asked for
+            a, d = a.detach(), d.detach()
+        if len(shape) == 2:
+            return self.of(self.module, a, d if d.shape == shape else d.reshape(shape))
+        # Matrix products are not to be rounded to half precision, whatever the pass runs in.
+        with torch.no_grad(), torch.autocast(d.device.type, enabled=False):
+            return self.of(self.module, a, d.reshape(shape))
 
 
 class PerExampleNorms(Gatherer):
@@ -242,6 +243,10 @@ def _two(
         whole: list[float] = whole_P.tolist()
         return own, whole if total == 1 else [v / total for v in whole]
     with torch.no_grad():
-        tensors = [torch.as_tensor(own_P) * root for own_P, root in zip(own_MP, roots, strict=True)]
+        tensors = [
+            (torch.tensor(own_P, dtype=torch.float64) if isinstance(own_P, list) else own_P) * root
+            for own_P, root in zip(own_MP, roots, strict=True)
+        ]
         own_P = tensors[0] if len(tensors) == 1 else torch.stack(tensors).square().sum(0).sqrt()
-        return torch.stack([own_P, torch.as_tensor(whole_P).to(own_P.dtype) / total])
+        mean_P = torch.as_tensor(whole_P).to(own_P.dtype)
+        return torch.stack([own_P, mean_P if total == 1 else mean_P / total])
