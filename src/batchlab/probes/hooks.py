@@ -57,13 +57,13 @@ class Gatherer(Hooked):
 
 
 def on_gradient(z: Tensor, hook: Callable[[Tensor], None]) -> None:
-    """`z.register_hook(hook)` for good: without a handle, which takes longer than all the rest."""
+    """`z.register_hook(hook)` for good: no handle is made, which takes longer than all the rest."""
     node = z.grad_fn
-    if node is None or z._backward_hooks is not None:
+    if node is None or z._backward_hooks is not None or not hasattr(node, "_register_hook_dict"):
         z.register_hook(hook)
         return
     z._backward_hooks = OrderedDict({_NO_HANDLE: hook})
-    node._register_hook_dict(z)  # as `register_hook` does
+    node._register_hook_dict(z)  # what `register_hook` does itself
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -12,7 +12,7 @@ first, where they are of the coupled loss.
 Shapes: B examples, P parameters, M micro-batches.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from math import hypot, sqrt
 from typing import Literal
 
@@ -24,8 +24,9 @@ from torch.utils.hooks import RemovableHandle
 
 from batchlab.probes.hooks import Gatherer, on_gradient
 from batchlab.probes.layers import LAYERS
-from batchlab.probes.norms import Floats, Norms, of_rows
+from batchlab.probes.norms import Floats, Norms
 from batchlab.probes.parts import Parts, Rows
+from batchlab.probes.passes import Layer
 from batchlab.spec import UserError
 
 Reduction = Literal["mean", "sum"]
@@ -55,45 +56,6 @@ def unsupported(model: nn.Module) -> dict[str, str]:
     return told
 
 
-_pass_number = torch._C._current_graph_task_id
-
-
-class _Layer:
-    """One module: which parameters it has, and what its backward passes have shown."""
-
-    __slots__ = ("module", "name", "of", "parameters", "passes", "plain", "simple", "wanted")
-
-    def __init__(self, name: str, module: nn.Module) -> None:
-        self.name, self.module, self.of = name, module, LAYERS[type(module)]
-        self.simple = isinstance(module, nn.Linear)  # of one position: an example is a row
-        there = dict(module.named_parameters(recurse=False))
-        self.wanted = [p.requires_grad for p in there.values()]
-        self.plain = self.wanted == [True, True]
-        self.parameters = {k: p for k, p in there.items() if p.requires_grad}
-        # Of each pass: its number, examples, and their norms or what these come to together.
-        self.passes: list[tuple[int, int, Sequence[Tensor | float]]] = []
-
-    def look(self, a: Tensor, shape: torch.Size, d: Tensor) -> None:
-        """Take in a pass: the input, the output's shape and its gradient."""
-        norms: Sequence[Tensor | float] | None = None
-        if self.simple and len(shape) == 2:
-            norms = of_rows(a, d, shape)
-        if norms is None:
-            norms = self._norms(a, d, shape)
-        if not self.plain:
-            norms = [n for n, wanted in zip(norms, self.wanted, strict=False) if wanted]
-        self.passes.append((_pass_number(), shape[0], norms))
-
-    def _norms(self, a: Tensor, d: Tensor, shape: torch.Size) -> list[Tensor]:
-        if torch.is_grad_enabled():  # a graph of the backward pass itself was asked for
-            a, d = a.detach(), d.detach()
-        if len(shape) == 2:
-            return self.of(self.module, a, d if d.shape == shape else d.reshape(shape))
-        # Matrix products are not to be rounded to half precision, whatever the pass runs in.
-        with torch.no_grad(), torch.autocast(d.device.type, enabled=False):
-            return self.of(self.module, a, d.reshape(shape))
-
-
 class PerExampleNorms(Gatherer):
     """Hooks on a model; `take` after a step's last backward pass and before clipping or stepping.
 
@@ -117,7 +79,7 @@ class PerExampleNorms(Gatherer):
         if problems:
             raise UserError(f"no per-example gradients: {', '.join(problems)}; use chunks instead")
         self._layers = [
-            _Layer(name, module)
+            Layer(name, module)
             for name, module in model.named_modules()
             if any(p.requires_grad for p in module._parameters.values() if p is not None)
         ]
@@ -211,7 +173,7 @@ class PerExampleNorms(Gatherer):
     def _attach(self) -> Iterable[RemovableHandle]:
         return (layer.module.register_forward_hook(self._forward(layer)) for layer in self._layers)
 
-    def _forward(self, layer: _Layer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def _forward(self, layer: Layer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def forward(_: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> None:
             if not args or not z.requires_grad:
                 return

@@ -44,9 +44,7 @@ def _square(x):
     return total
 
 
-@njit(
-    [types.void(int64[::1], int64[::1], float[::1], float64[::1]) for float in _EITHER], **_OPTIONS
-)
+@njit([types.void(int64[::1], int64[::1], real[::1], float64[::1]) for real in _EITHER], **_OPTIONS)
 def norms(address_K, size_K, like, norm_K):
     """The Euclidean norm of each tensor, into `norm_K`."""
     for k in range(size_K.size):
@@ -54,7 +52,7 @@ def norms(address_K, size_K, like, norm_K):
 
 
 @njit(
-    [types.void(int64[::1], int64[::1], int64[::1], float[::1], float64[::1]) for float in _EITHER],
+    [types.void(int64[::1], int64[::1], int64[::1], real[::1], float64[::1]) for real in _EITHER],
     **_OPTIONS,
 )
 def distances(address_K, other_K, size_K, like, norm_K):
@@ -70,10 +68,7 @@ def distances(address_K, other_K, size_K, like, norm_K):
 
 
 @njit(
-    [
-        types.UniTuple(float64, 2)(int64, int64, int64, int64, int64, float[::1])
-        for float in _EITHER
-    ],
+    [types.UniTuple(float64, 2)(int64, int64, int64, int64, int64, real[::1]) for real in _EITHER],
     **_OPTIONS,
 )
 def rows(a, d, examples, inputs, outputs, like):
