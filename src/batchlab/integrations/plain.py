@@ -23,11 +23,18 @@ from batchlab.analysis.noise_scale import estimate
 from batchlab.integrations.base import Watch
 from batchlab.integrations.curve import Curve
 from batchlab.integrations.noise_report import NoiseReport
-from batchlab.integrations.sources import Divided, MicroBatches, Reduction, Source, source
+from batchlab.integrations.sources import (
+    Divided,
+    Examples,
+    MicroBatches,
+    Reduction,
+    Source,
+    source,
+)
 from batchlab.integrations.witness import Witness
 from batchlab.probes.hooks import trained
 from batchlab.probes.noise_scale import NoiseStatistics
-from batchlab.probes.norms import Norms
+from batchlab.probes.norms import Floats, Norms
 from batchlab.probes.parts import Parts
 from batchlab.record import ALL, NoiseSeries, Reading
 from batchlab.spec import UserError
@@ -84,6 +91,7 @@ class NoiseScale(Watch):
         self._source: Source = source(model, optimizer if metric == "optimizer" else None)
         self._statistics = self._fresh(population)
         self._passed_over = 0
+        self._looked = -1  # the step that was measured last
 
     @property
     def told(self) -> str:
@@ -106,6 +114,12 @@ class NoiseScale(Watch):
         whole = told.pop(ALL)
         return NoiseReport(whole, told, self.told, self.skipped)
 
+    def hand_over(self, model: nn.Module, step: int) -> Tensor | Floats | None:
+        """The norms of `.grad` by parameter, once, if it has just measured them in that step."""
+        if model is not self._model or not step == self._looked == self.steps - 1:
+            return None
+        return self._source.hand_over() if isinstance(self._source, Examples) else None
+
     def readings(self) -> list[Reading]:
         """`noise_scale` with its interval, `_low` and `_high`, of the `RECENT` measured steps."""
         try:
@@ -114,6 +128,7 @@ class NoiseScale(Watch):
             return []
 
     def _look(self) -> None:
+        self._looked = self.steps
         try:
             step = self._source.take(self._reduction, self.divided)
         except UserError as error:
@@ -166,11 +181,16 @@ class NoiseScale(Watch):
 
 
 class GradientNorm(Watch):
-    """The gradient's Euclidean norm along training, of every parameter and in total."""
+    """The gradient's Euclidean norm along training, of every parameter and in total.
 
-    def __init__(self, model: nn.Module, *, every: int = 1) -> None:
+    `of` is a `NoiseScale` of the same model that steps right before it: what that has found in the
+    same step is not measured again, and nothing may change the gradient in between.
+    """
+
+    def __init__(self, model: nn.Module, *, every: int = 1, of: NoiseScale | None = None) -> None:
         super().__init__(every)
         own = trained(model)
+        self._model, self._of = model, of
         self._parameters: list[Tensor] = list(own.values())
         self._norms = Norms(self._parameters)
         self._curve = Curve("gradient_norm", tuple(own), [p.ndim for p in self._parameters])
@@ -184,6 +204,11 @@ class GradientNorm(Watch):
         return self._curve.readings()
 
     def _look(self) -> None:
+        if self._of is not None:
+            there = self._of.hand_over(self._model, self.steps)
+            if there is not None:
+                self._curve.update(self.steps, there)
+                return
         told = [g for p in self._parameters if (g := p.grad) is not None]
         if len(told) < len(self._parameters):
             told = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]

@@ -90,6 +90,7 @@ class PerExampleNorms(Gatherer):
         )
         self._parameters = [p for layer in self._layers for p in layer.parameters.values()]
         self._norms = Norms(self._parameters)
+        self.whole_P: Tensor | Floats | None = None  # |.grad| by parameter, at the last `take`
         self.active = True
 
     @property
@@ -127,7 +128,7 @@ class PerExampleNorms(Gatherer):
         if len(sizes) > 1 and of_means:
             big = len(sizes) ** 2 / sum(1 / b for b in sizes)
         own_MP = [self._own(m) for m in range(len(sizes))]
-        whole_P = self._norms.of(self._gradients())
+        self.whole_P = whole_P = self._norms.of(self._gradients())
         norms_2P = _two(own_MP, weights, whole_P, len(sizes) if of_means else examples)
         told = Parts(norms_2P, examples, 1.0, big)
         if isinstance(loss_scale, float) and loss_scale == 1.0:
