@@ -27,7 +27,7 @@ class Hooked(ABC):
     @active.setter
     def active(self, wanted: bool) -> None:
         if wanted and not self._handles:
-            self._handles = list(self._attach())
+            self._handles.extend(self._attach())
         elif not wanted:
             while self._handles:
                 self._handles.pop().remove()

@@ -3,7 +3,7 @@
 Shapes: B examples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,13 @@ class Layer:
         # Of each pass: its number, examples, and their norms or what these come to together.
         self.passes: list[tuple[int, int, Sequence[Tensor | float]]] = []
 
-    def look(self, a: Tensor, shape: torch.Size, d: Tensor) -> None:
-        """Take in a pass: the input, the output's shape and its gradient."""
+    def look(self, hooked: Sized, a: Tensor, shape: torch.Size, d: Tensor) -> None:
+        """Take in a pass: the input, the output's shape and its gradient; unless `hooked` is empty.
+
+        A graph may go backward after the hooks were taken off.
+        """
+        if not hooked:
+            return
         norms: Sequence[Tensor | float] | None = None
         if self.simple and len(shape) == 2:
             norms = of_rows(a, d, shape)

@@ -13,8 +13,9 @@ Shapes: B examples, P parameters, M micro-batches.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from math import hypot, sqrt
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -140,7 +141,7 @@ class PerExampleNorms(Gatherer):
         told = [v for layer in self._layers for v in layer.passes[m][2]]
         tensors = [v for v in told if isinstance(v, Tensor)]
         if not tensors:
-            return [v for v in told if not isinstance(v, Tensor)]
+            return cast(list[float], told)
         own_P: Tensor = torch.linalg.vector_norm(torch.stack(tensors), dim=1)
         if len(tensors) == len(told):
             return own_P
@@ -175,21 +176,19 @@ class PerExampleNorms(Gatherer):
         return (layer.module.register_forward_hook(self._forward(layer)) for layer in self._layers)
 
     def _forward(self, layer: Layer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        handles = self._handles
+
         def forward(_: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> None:
             if not args or not z.requires_grad:
                 return
-            a, shape = args[0], z.shape
+            shape = z.shape
             if len(shape) < 2:
                 return
-
-            # It lives and dies with the graph, and holds no part of it that comes later.
-            def backward(d: Tensor) -> None:
-                if self._handles:  # a graph may go backward after the hooks were taken off
-                    layer.look(a, shape, d)
-
             # A view that is changed in place leaves the graph; the tensor it is a view of stays.
             base = z._base
-            on_gradient(z if base is None or base.numel() != z.numel() else base, backward)
+            kept = z if base is None or base.numel() != z.numel() else base
+            # The hook lives and dies with the graph, and holds no part of it that comes later.
+            on_gradient(kept, partial(layer.look, handles, args[0], shape))
 
         return forward
 
