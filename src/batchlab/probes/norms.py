@@ -37,7 +37,7 @@ class Norms:
     def __init__(self, like: Sequence[Tensor], begun: Sequence[Tensor] = ()) -> None:
         self._dtype = like[0].dtype
         self._sizes = [t.numel() for t in like]
-        self._size_P = np.array(self._sizes)
+        self._size_P = np.array(self._sizes, np.int64)
         self._values = sum(self._sizes)
         self._address_P, self._begun_P = (np.empty(len(like), np.int64) for _ in range(2))
         self._write = Struct(f"{len(like)}q").pack_into  # quicker than NumPy from a list
