@@ -22,18 +22,21 @@ from batchlab.integrations.base import Watch
 
 PEERS = Path(__file__).parent / "peers" / "steps.py"
 Watches = Callable[[nn.Module], list[Watch]]
+
+
+def together(model: nn.Module, every: int) -> list[Watch]:
+    noise = NoiseScale(model, every=every)
+    return [noise, GradientNorm(model, every=every, of=noise), Distance(model, every=every)]
+
+
 KINDS: dict[str, Watches] = {
     "plain": lambda _: [],
     "gradient norm": lambda m: [GradientNorm(m)],
     "distance": lambda m: [Distance(m)],
     "noise scale": lambda m: [NoiseScale(m)],
-    "all three": lambda m: [NoiseScale(m), GradientNorm(m), Distance(m)],
+    "all three": lambda m: together(m, 1),
     "noise scale, every 10": lambda m: [NoiseScale(m, every=10)],
-    "all three, every 10": lambda m: [
-        NoiseScale(m, every=10),
-        GradientNorm(m, every=10),
-        Distance(m, every=10),
-    ],
+    "all three, every 10": lambda m: together(m, 10),
 }
 
 

@@ -1,6 +1,6 @@
 """Watches in a plain loop: the truth of each step, nothing changed, nothing left."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 from batchlab import Distance, GradientNorm, NoiseScale
 from batchlab.integrations.base import Watch
 from batchlab.probes.displacement import Displacement
+from batchlab.probes.norms import Floats, Norms
 from batchlab.record import ALL
 from batchlab.spec import UserError
 from tests.integrations.loops import data, gradient, perceptron, train
@@ -292,6 +293,48 @@ def test_distance_and_gradient_norm_against_their_probes() -> None:
         float(gradient(begun, x, y).norm()), rel=1e-5
     )
     assert "gradient_norm" in str(norm.compute())
+
+
+@pytest.mark.parametrize(("every", "noise_every"), [(1, 1), (2, 1), (1, 2), (3, 2)])
+@pytest.mark.parametrize("case", MODELS)
+def test_a_norm_that_the_noise_scale_has_found_is_not_measured_again(
+    case: str, every: int, noise_every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, micro_batches = MODELS[case]
+    of, passes = Norms.of, 0
+
+    def counted(self: Norms, tensors: Sequence[Tensor]) -> Tensor | Floats:
+        nonlocal passes
+        passes += 1
+        return of(self, tensors)
+
+    monkeypatch.setattr(Norms, "of", counted)
+
+    def before(model: nn.Module, _: torch.optim.Optimizer) -> list[Watch]:
+        noise = NoiseScale(model, every=noise_every)
+        return [
+            GradientNorm(model, of=noise),  # too early: it has nothing yet, or another step's
+            noise,
+            GradientNorm(model, every=every, of=noise),
+            GradientNorm(make(), of=noise),  # of another model: of nothing
+        ]
+
+    batches = data()
+    if case == "per example":  # one example alone has no noise scale
+        batches[6] = (batches[6][0][:1], batches[6][1][:1])
+    _, (alone, _, beside, other) = train(
+        before, make=make, micro_batches=micro_batches, batches=batches
+    )
+    assert isinstance(alone, GradientNorm)
+    assert isinstance(beside, GradientNorm)
+    assert isinstance(other, GradientNorm)
+    expected, told = alone.compute(), beside.compute()
+    assert told.steps == expected.steps[::every]
+    for name, values in told.values.items():
+        assert np.array_equal(values, expected.values[name][::every])
+    assert not other.compute().values[ALL].any()
+    found = set(range(0, 12, noise_every)) - {6} if case == "per example" else set()
+    assert passes == 2 * len(expected.steps) + len(found) + len(set(told.steps) - found)
 
 
 def test_a_batch_of_one_example_is_left_out() -> None:

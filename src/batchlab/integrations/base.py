@@ -31,10 +31,12 @@ class Watch(ABC):
         """Measure this step if it is one of those, and make ready for the next."""
         if not self._on:
             return
-        if self.steps % self.every == 0:
+        measured = self.steps % self.every == 0
+        if measured:
             self._look()
         self.steps += 1
-        self._prepare(self.steps % self.every == 0)
+        if (next_one := self.steps % self.every == 0) != measured:
+            self._prepare(next_one)
 
     def remove(self) -> None:
         """Stop measuring and take all hooks off; what was measured stays."""

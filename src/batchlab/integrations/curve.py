@@ -23,7 +23,7 @@ class Curve:
         self._steps: list[int] = []
         self._norms = Blocks()  # (P) a step
 
-    def update(self, step: int, norms_P: torch.Tensor) -> None:
+    def update(self, step: int, norms_P: torch.Tensor | Floats) -> None:
         """Take in one step's norms, without waiting for the device."""
         self._steps.append(step)
         self._norms.add(norms_P)

@@ -12,7 +12,6 @@ print(watch.compute())
 Shapes: P parameters, S measured steps.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -24,12 +23,19 @@ from batchlab.analysis.noise_scale import estimate
 from batchlab.integrations.base import Watch
 from batchlab.integrations.curve import Curve
 from batchlab.integrations.noise_report import NoiseReport
-from batchlab.integrations.sources import Divided, MicroBatches, Reduction, Source, source
+from batchlab.integrations.sources import (
+    Divided,
+    Examples,
+    MicroBatches,
+    Reduction,
+    Source,
+    source,
+)
 from batchlab.integrations.witness import Witness
 from batchlab.probes.hooks import trained
 from batchlab.probes.noise_scale import NoiseStatistics
+from batchlab.probes.norms import Floats, Norms
 from batchlab.probes.parts import Parts
-from batchlab.probes.squares import wide
 from batchlab.record import ALL, NoiseSeries, Reading
 from batchlab.spec import UserError
 
@@ -83,9 +89,9 @@ class NoiseScale(Watch):
         self._by_layer = by_layer
         self._witness = Witness(model) if clipped else None
         self._source: Source = source(model, optimizer if metric == "optimizer" else None)
-        names = self._source.names if by_layer else (ALL,)
-        self._statistics = NoiseStatistics(names, population)
+        self._statistics = self._fresh(population)
         self._passed_over = 0
+        self._looked = -1  # the step that was measured last
 
     @property
     def told(self) -> str:
@@ -108,6 +114,12 @@ class NoiseScale(Watch):
         whole = told.pop(ALL)
         return NoiseReport(whole, told, self.told, self.skipped)
 
+    def hand_over(self, model: nn.Module, step: int) -> Tensor | Floats | None:
+        """The norms of `.grad` by parameter, once, if it has just measured them in that step."""
+        if model is not self._model or not step == self._looked == self.steps - 1:
+            return None
+        return self._source.hand_over() if isinstance(self._source, Examples) else None
+
     def readings(self) -> list[Reading]:
         """`noise_scale` with its interval, `_low` and `_high`, of the `RECENT` measured steps."""
         try:
@@ -116,6 +128,7 @@ class NoiseScale(Watch):
             return []
 
     def _look(self) -> None:
+        self._looked = self.steps
         try:
             step = self._source.take(self._reduction, self.divided)
         except UserError as error:
@@ -129,10 +142,10 @@ class NoiseScale(Watch):
             self._statistics.update(self._own(step))
 
     def _own(self, step: Parts) -> Parts:
-        """Without the scaler's factor, and of all parameters together unless by layer."""
+        """Without the scaler's factor, and as before clipping."""
+        if self._scaler is None and self._witness is None:
+            return step
         norms_2P = step.norms_2P
-        if not self._by_layer:
-            norms_2P = torch.linalg.vector_norm(norms_2P, dim=1, keepdim=True)
         factor = self._scaler._scale if self._scaler is not None else None
         if self._witness is not None:
             left = self._witness.left()
@@ -145,15 +158,17 @@ class NoiseScale(Watch):
                 norms_2P = torch.stack([norms_2P[0], norms_2P[1] * factor])
         if factor is not None:
             norms_2P = norms_2P / factor
-        return step._replace(norms_2P=norms_2P)
+        return step._replace(norms=norms_2P)
 
     def _fall_back(self, why: str) -> None:
         """A pass has shown what the modules did not: micro-batches from the next step on."""
         population = self._statistics.population
         self._source.remove()
         self._source = MicroBatches(self._model, f" ({why.split('; use chunks')[0]})")
-        names = self._source.names if self._by_layer else (ALL,)
-        self._statistics = NoiseStatistics(names, population)
+        self._statistics = self._fresh(population)
+
+    def _fresh(self, population: int | None) -> NoiseStatistics:
+        return NoiseStatistics(self._source.names, population, total=not self._by_layer)
 
     def micro_batch(self, examples: int) -> None:
         """A micro-batch begins: for loops whose model is not called as a whole."""
@@ -166,12 +181,18 @@ class NoiseScale(Watch):
 
 
 class GradientNorm(Watch):
-    """The gradient's Euclidean norm along training, of every parameter and in total."""
+    """The gradient's Euclidean norm along training, of every parameter and in total.
 
-    def __init__(self, model: nn.Module, *, every: int = 1) -> None:
+    `of` is a `NoiseScale` of the same model that steps right before it: what that has found in the
+    same step is not measured again, and nothing may change the gradient in between.
+    """
+
+    def __init__(self, model: nn.Module, *, every: int = 1, of: NoiseScale | None = None) -> None:
         super().__init__(every)
         own = trained(model)
+        self._model, self._of = model, of
         self._parameters: list[Tensor] = list(own.values())
+        self._norms = Norms(self._parameters)
         self._curve = Curve("gradient_norm", tuple(own), [p.ndim for p in self._parameters])
 
     def compute(self) -> Curve:
@@ -183,10 +204,15 @@ class GradientNorm(Watch):
         return self._curve.readings()
 
     def _look(self) -> None:
-        told = [p.grad for p in self._parameters if p.grad is not None]
+        if self._of is not None:
+            there = self._of.hand_over(self._model, self.steps)
+            if there is not None:
+                self._curve.update(self.steps, there)
+                return
+        told = [g for p in self._parameters if (g := p.grad) is not None]
         if len(told) < len(self._parameters):
             told = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
-        self._curve.update(self.steps, _norms(told))
+        self._curve.update(self.steps, self._norms.of(told))
 
     def _prepare(self, measured: bool) -> None:
         pass
@@ -202,7 +228,8 @@ class Distance(Watch):
         super().__init__(every)
         own = trained(model)
         self._parameters: list[Tensor] = list(own.values())
-        self._begun = [p.detach().clone() for p in self._parameters]
+        begun = [p.detach().clone() for p in self._parameters]
+        self._norms = Norms(self._parameters, begun)
         self._curve = Curve("distance", tuple(own), [p.ndim for p in self._parameters])
 
     def compute(self) -> Curve:
@@ -214,19 +241,10 @@ class Distance(Watch):
         return self._curve.readings()
 
     def _look(self) -> None:
-        with torch.no_grad():
-            # A difference has all its digits in single precision too: only the sums round.
-            moved = torch._foreach_add(self._parameters, self._begun, alpha=-1)
-            self._curve.update(self.steps, _norms(moved))
+        self._curve.update(self.steps, self._norms.moved(self._parameters))
 
     def _prepare(self, measured: bool) -> None:
         pass
-
-
-def _norms(tensors: Sequence[Tensor]) -> Tensor:
-    """Euclidean norms (P), in single precision at least."""
-    with torch.no_grad():
-        return torch.stack(torch._foreach_norm([wide(t) for t in tensors]))
 
 
 def _last(series: NoiseSeries, last: int | None) -> NoiseSeries:

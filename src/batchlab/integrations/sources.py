@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from batchlab.probes.chunks import ChunkNorms
 from batchlab.probes.hooks import Hooked
+from batchlab.probes.norms import Floats
 from batchlab.probes.parts import Parts
 from batchlab.probes.per_example import PerExampleNorms, unsupported
 from batchlab.probes.preconditioner import metric_roots
@@ -70,11 +71,17 @@ class Examples:
 
     def take(self, reduction: Reduction, divided: Divided) -> Parts | None:
         """As `Source.take`; raises `UserError` where a layer can't be told."""
+        self._norms.whole_P = None
         sizes = self._norms.sizes
         if sum(sizes) == 1:
             self._norms.discard()
             return None
         return self._norms.take(reduction, 1 / _divisor(divided, len(sizes)))
+
+    def hand_over(self) -> Tensor | Floats | None:
+        """The norms of `.grad` by parameter that the last `take` found, once."""
+        told, self._norms.whole_P = self._norms.whole_P, None
+        return told
 
     def begin(self, examples: int) -> None:
         """Nothing to do: layers see their examples."""

@@ -3,24 +3,31 @@
 Shapes: S steps.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Row = torch.Tensor | Floats | Sequence[Sequence[float]]
 BLOCK = 256  # steps that stay on the device before they come to the host together
 
 
 class Blocks:
-    """One tensor a step, all of one shape; as float64 on the host once they are asked for."""
+    """One tensor, array or list a step, all of one shape; float64 on the host when asked for.
 
-    def __init__(self) -> None:
-        self._pending: list[torch.Tensor] = []
+    With `total`, what is kept is the Euclidean norm over the last dimension, which is then 1.
+    """
+
+    def __init__(self, *, total: bool = False) -> None:
+        self._total = total
+        self._pending: list[Row] = []
         self._there: list[Floats] = []  # (steps, ...) each
 
-    def add(self, row: torch.Tensor) -> None:
+    def add(self, row: Row) -> None:
         """Take in one step's; no host-device sync but once in `BLOCK` steps."""
-        self._pending.append(row.detach())
+        self._pending.append(row.detach() if isinstance(row, torch.Tensor) else row)
         if len(self._pending) == BLOCK:
             self._fetch()
 
@@ -37,5 +44,17 @@ class Blocks:
 
     def _fetch(self) -> None:
         if self._pending:
-            self._there.append(torch.stack(self._pending).double().cpu().numpy())
+            if any(isinstance(row, torch.Tensor) for row in self._pending):
+                stacked = torch.stack(
+                    [
+                        row if isinstance(row, torch.Tensor) else torch.as_tensor(np.asarray(row))
+                        for row in self._pending
+                    ]
+                )
+                rows: Floats = stacked.double().cpu().numpy()
+            else:
+                rows = np.array(self._pending)
             self._pending.clear()
+            if self._total:
+                rows = np.linalg.norm(rows, axis=-1, keepdims=True)
+            self._there.append(rows)

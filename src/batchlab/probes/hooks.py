@@ -1,13 +1,16 @@
 """Hooks on a user's model or its parameters, which are there only while they are wanted."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from typing import Self
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from batchlab.spec import UserError
+
+_NO_HANDLE = -1  # handles are numbered from 0
 
 
 class Hooked(ABC):
@@ -24,7 +27,7 @@ class Hooked(ABC):
     @active.setter
     def active(self, wanted: bool) -> None:
         if wanted and not self._handles:
-            self._handles = list(self._attach())
+            self._handles.extend(self._attach())
         elif not wanted:
             while self._handles:
                 self._handles.pop().remove()
@@ -51,6 +54,16 @@ class Gatherer(Hooked):
     @abstractmethod
     def discard(self) -> None:
         """Forget what was seen since the last time that it was taken."""
+
+
+def on_gradient(z: Tensor, hook: Callable[[Tensor], None]) -> None:
+    """`z.register_hook(hook)` for good: no handle is made, which takes longer than all the rest."""
+    node = z.grad_fn
+    if node is None or z._backward_hooks is not None or not hasattr(node, "_register_hook_dict"):
+        z.register_hook(hook)
+        return
+    z._backward_hooks = OrderedDict({_NO_HANDLE: hook})
+    node._register_hook_dict(z)  # what `register_hook` does itself
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:

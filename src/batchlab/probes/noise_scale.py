@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
+from torch import Tensor
 
 from batchlab.probes.blocks import Blocks
 from batchlab.probes.parts import Parts, unbiased
@@ -21,21 +22,28 @@ class NoiseStatistics:
     `skipped`. `population` is N where batches are drawn without replacement from N examples.
     """
 
-    def __init__(self, names: Sequence[str], population: int | None = None) -> None:
-        """`names` are those of the parameters, in the order in which norms are given."""
-        self._names = tuple(names)
+    def __init__(
+        self, names: Sequence[str], population: int | None = None, *, total: bool = False
+    ) -> None:
+        """`names` are those of the parameters, in the order in which norms are given.
+
+        With `total`, nothing but `all` of them is kept.
+        """
+        self._parameters = len(names)
+        self._names = (ALL,) if total else tuple(names)
         self.population = population
-        self._norms = Blocks()  # (2, P) a step
+        self._norms = Blocks(total=total)  # (2, P) a step
         self._sizes: list[tuple[int, float, float]] = []
 
     def update(self, step: Parts) -> None:
         """Take in one step's batch, without waiting for the device."""
-        if step.norms_2P.shape != (2, len(self._names)):
+        norms = step.norms
+        shape = tuple(norms.shape) if isinstance(norms, Tensor) else (2, len(norms[0]))
+        if shape != (2, self._parameters):
             raise UserError(
-                f"norms of {len(self._names)} parameters are needed, not of shape "
-                f"{tuple(step.norms_2P.shape)}"
+                f"norms of {self._parameters} parameters are needed, not of shape {shape}"
             )
-        self._norms.add(step.norms_2P)
+        self._norms.add(norms)
         self._sizes.append((step.examples, step.small, step.big))
 
     def merge(self, other: Self) -> None:

@@ -37,19 +37,27 @@ from numpy.typing import NDArray
 from batchlab.spec import UserError
 
 Floats = NDArray[np.float64]
+Rows = tuple[list[float], list[float]]
 
 
 class Parts(NamedTuple):
     """One step's batch. Norms, not squares: those of small gradients fall out of single precision.
 
-    `norms_2P` holds sqrt(sum_k w_k |g_k|^2) and |gbar| of each parameter, on its device; the other
-    fields are known to the host.
+    `norms` (2, P) holds sqrt(sum_k w_k |g_k|^2) and |gbar| of each parameter, on its device or as
+    two rows on the host; the other fields are known to the host.
     """
 
-    norms_2P: torch.Tensor
+    norms: torch.Tensor | Rows
     examples: int
     small: float
     big: float
+
+    @property
+    def norms_2P(self) -> torch.Tensor:
+        """The norms as a tensor; those of the host in double."""
+        if isinstance(self.norms, torch.Tensor):
+            return self.norms
+        return torch.tensor(self.norms, dtype=torch.float64)
 
 
 def parts(

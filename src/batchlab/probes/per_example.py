@@ -12,19 +12,22 @@ first, where they are of the coupled loss.
 Shapes: B examples, P parameters, M micro-batches.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
-from math import sqrt
-from typing import Literal
+from math import hypot, sqrt
+from typing import Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
-from batchlab.probes.hooks import Gatherer
-from batchlab.probes.layers import LAYERS, Norms
-from batchlab.probes.parts import Parts
+from batchlab.probes.hooks import Gatherer, on_gradient
+from batchlab.probes.layers import LAYERS
+from batchlab.probes.norms import Floats, Norms
+from batchlab.probes.parts import Parts, Rows
+from batchlab.probes.passes import Layer
 from batchlab.spec import UserError
 
 Reduction = Literal["mean", "sum"]
@@ -54,20 +57,6 @@ def unsupported(model: nn.Module) -> dict[str, str]:
     return told
 
 
-class _Layer:
-    """One module: which parameters it has, and what its backward passes have shown."""
-
-    __slots__ = ("all_wanted", "module", "name", "of", "parameters", "passes", "wanted")
-
-    def __init__(self, name: str, module: nn.Module) -> None:
-        self.name, self.module, self.of = name, module, LAYERS[type(module)]
-        there = dict(module.named_parameters(recurse=False))
-        self.wanted = [p.requires_grad for p in there.values()]
-        self.all_wanted = all(self.wanted)
-        self.parameters = {k: p for k, p in there.items() if p.requires_grad}
-        self.passes: list[tuple[int, int, Norms]] = []  # of each: its number, examples, norms
-
-
 class PerExampleNorms(Gatherer):
     """Hooks on a model; `take` after a step's last backward pass and before clipping or stepping.
 
@@ -91,7 +80,7 @@ class PerExampleNorms(Gatherer):
         if problems:
             raise UserError(f"no per-example gradients: {', '.join(problems)}; use chunks instead")
         self._layers = [
-            _Layer(name, module)
+            Layer(name, module)
             for name, module in model.named_modules()
             if any(p.requires_grad for p in module._parameters.values() if p is not None)
         ]
@@ -101,12 +90,14 @@ class PerExampleNorms(Gatherer):
             f"{layer.name}.{k}".lstrip(".") for layer in self._layers for k in layer.parameters
         )
         self._parameters = [p for layer in self._layers for p in layer.parameters.values()]
+        self._norms = Norms(self._parameters)
+        self.whole_P: Tensor | Floats | None = None  # |.grad| by parameter, at the last `take`
         self.active = True
 
     @property
-    def sizes(self) -> tuple[int, ...]:
+    def sizes(self) -> list[int]:
         """Examples of each micro-batch since the last `take`, as the first layer saw them."""
-        return tuple(size for _, size, _ in self._layers[0].passes)
+        return [size for _, size, _ in self._layers[0].passes]
 
     def discard(self) -> None:
         """Forget what backward passes have shown since the last `take`."""
@@ -123,32 +114,39 @@ class PerExampleNorms(Gatherer):
         short. Raises `UserError` where a layer can't be told, naming it, and forgets the step.
         """
         try:
-            with torch.no_grad():
-                return self._take(reduction, loss_scale)
+            return self._take(reduction, loss_scale)
         finally:
             self.discard()
 
     def _take(self, reduction: Reduction, loss_scale: float | Tensor) -> Parts:
         sizes = self._sizes()
-        examples = sum(sizes)
+        examples, of_means = sum(sizes), reduction == "mean"
         if examples < 2:
             raise UserError("per-example norms need a batch of two examples or more, not of one")
         # Example i of micro-batch m has weight 1 / (M B_m) in the whole, or 1/n of a sum.
-        own_MP = []
-        for m, size in enumerate(sizes):
-            norm_PB = torch.stack([v for layer in self._layers for v in layer.passes[m][2]])
-            of_mean = sqrt(size / len(sizes)) if reduction == "mean" else sqrt(1 / examples)
-            own_MP.append(torch.linalg.vector_norm(norm_PB, dim=1) * of_mean)
-        own_P = own_MP[0] if len(sizes) == 1 else torch.stack(own_MP).square().sum(0).sqrt()
-        whole_P = torch.stack(torch._foreach_norm(self._gradients()))
+        weights = [size / len(sizes) if of_means else 1 / examples for size in sizes]
         big = float(examples)
-        if len(sizes) > 1 and reduction == "mean":
+        if len(sizes) > 1 and of_means:
             big = len(sizes) ** 2 / sum(1 / b for b in sizes)
-        total = len(sizes) if reduction == "mean" else examples
-        norms_2P = torch.stack([own_P, whole_P if total == 1 else whole_P / total])
-        if not isinstance(loss_scale, float) or loss_scale != 1.0:
-            norms_2P = norms_2P / loss_scale
-        return Parts(norms_2P, examples, 1.0, big)
+        own_MP = [self._own(m) for m in range(len(sizes))]
+        self.whole_P = whole_P = self._norms.of(self._gradients())
+        norms_2P = _two(own_MP, weights, whole_P, len(sizes) if of_means else examples)
+        told = Parts(norms_2P, examples, 1.0, big)
+        if isinstance(loss_scale, float) and loss_scale == 1.0:
+            return told
+        return told._replace(norms=told.norms_2P / loss_scale)
+
+    def _own(self, m: int) -> Tensor | list[float]:
+        """sqrt(sum_i |g_i|^2) over the examples of a micro-batch (P), as the pass saw them."""
+        told = [v for layer in self._layers for v in layer.passes[m][2]]
+        tensors = [v for v in told if isinstance(v, Tensor)]
+        if not tensors:
+            return cast(list[float], told)
+        own_P: Tensor = torch.linalg.vector_norm(torch.stack(tensors), dim=1)
+        if len(tensors) == len(told):
+            return own_P
+        of_tensors = iter(own_P.tolist())  # on a CPU, as the others are
+        return [next(of_tensors) if isinstance(v, Tensor) else v for v in told]
 
     def _gradients(self) -> list[Tensor]:
         told = [g for p in self._parameters if (g := p.grad) is not None]
@@ -158,7 +156,7 @@ class PerExampleNorms(Gatherer):
 
     def _sizes(self) -> list[int]:
         """Examples of each micro-batch, if all layers agree on them."""
-        first = [size for _, size, _ in self._layers[0].passes]
+        first = self.sizes
         for layer in self._layers:
             sizes = [size for _, size, _ in layer.passes]
             if len(sizes) > 1 and len({number for number, _, _ in layer.passes}) < len(sizes):
@@ -175,30 +173,42 @@ class PerExampleNorms(Gatherer):
         return first
 
     def _attach(self) -> Iterable[RemovableHandle]:
-        return (
-            layer.module.register_forward_hook(partial(self._forward, layer))
-            for layer in self._layers
-        )
+        return (layer.module.register_forward_hook(self._forward(layer)) for layer in self._layers)
 
-    def _forward(self, layer: _Layer, _: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> None:
-        if args and z.requires_grad:
+    def _forward(self, layer: Layer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        handles = self._handles
+
+        def forward(_: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> None:
+            if not args or not z.requires_grad:
+                return
+            shape = z.shape
+            if len(shape) < 2:
+                return
             # A view that is changed in place leaves the graph; the tensor it is a view of stays.
             base = z._base
             kept = z if base is None or base.numel() != z.numel() else base
             # The hook lives and dies with the graph, and holds no part of it that comes later.
-            kept.register_hook(partial(self._backward, layer, args[0], z.shape))
+            on_gradient(kept, partial(layer.look, handles, args[0], shape))
 
-    def _backward(self, layer: _Layer, a: Tensor, shape: torch.Size, d: Tensor) -> None:
-        # A graph may go backward after the hooks were taken off.
-        if not self._handles or len(shape) < 2:
-            return
-        if torch.is_grad_enabled():  # a graph of the backward pass itself was asked for
-            a, d = a.detach(), d.detach()
-        if len(shape) == 2:
-            norms = layer.of(layer.module, a, d if d.shape == shape else d.reshape(shape))
-        else:  # matrix products are not to be rounded to half precision, whatever the pass runs in
-            with torch.no_grad(), torch.autocast(d.device.type, enabled=False):
-                norms = layer.of(layer.module, a, d.reshape(shape))
-        if not layer.all_wanted:
-            norms = [n for n, wanted in zip(norms, layer.wanted, strict=True) if wanted]
-        layer.passes.append((torch._C._current_graph_task_id(), shape[0], norms))
+        return forward
+
+
+def _two(
+    own_MP: list[Tensor | list[float]], weights: list[float], whole_P: Tensor | Floats, total: int
+) -> Tensor | Rows:
+    """sqrt(sum_m w_m |own_m|^2) and the whole over `total` (2, P), on the host where all are."""
+    roots = [sqrt(w) for w in weights]
+    of_host = [own_P for own_P in own_MP if isinstance(own_P, list)]
+    if isinstance(whole_P, np.ndarray) and len(of_host) == len(own_MP):
+        scaled = [[v * root for v in own_P] for own_P, root in zip(of_host, roots, strict=True)]
+        own = scaled[0] if len(scaled) == 1 else [hypot(*v_M) for v_M in zip(*scaled, strict=True)]
+        whole: list[float] = whole_P.tolist()
+        return own, whole if total == 1 else [v / total for v in whole]
+    with torch.no_grad():
+        tensors = [
+            (torch.tensor(own_P, dtype=torch.float64) if isinstance(own_P, list) else own_P) * root
+            for own_P, root in zip(own_MP, roots, strict=True)
+        ]
+        own_P = tensors[0] if len(tensors) == 1 else torch.stack(tensors).square().sum(0).sqrt()
+        mean_P = torch.as_tensor(whole_P).to(own_P.dtype)
+        return torch.stack([own_P, mean_P if total == 1 else mean_P / total])
