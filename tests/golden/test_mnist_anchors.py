@@ -23,7 +23,7 @@ needs_mnist = pytest.mark.skipif(
 ADAM = Optimizer(name="adam")
 PHASES = [
     Phase.parse("64:0.01:30", ADAM),
-    *(Phase.parse(text) for text in ("64:0.01:30", "1024:0.01:30", "1024:0.1:30")),
+    *(Phase.parse(text) for text in ("64:0.01:30", "1024:0.01:30")),
 ]
 Described = dict[str, Any]
 
@@ -70,9 +70,11 @@ def test_large_batch(runs: dict[Phase, Described]) -> None:
 
 
 @needs_mnist
-@pytest.mark.slow
-def test_large_batch_at_a_high_rate(runs: dict[Phase, Described]) -> None:
-    run = runs[PHASES[3]]
+@pytest.mark.hours
+def test_large_batch_at_a_high_rate(tmp_path: Path) -> None:
+    """Minutes, but CI has none to spare."""
+    phase = Phase.parse("1024:0.1:30")
+    run = trained(tmp_path, [phase])[phase]
     assert run["oW"] == pytest.approx(44.7, abs=0.1)
     assert run["b"] == pytest.approx(0.10, abs=0.01)
     assert run["test_accuracy"] == pytest.approx(0.98, abs=0.004)
