@@ -1,4 +1,4 @@
-"""What tests of several rooms use: the command line in this process, and a server of S3."""
+"""What tests of several rooms use: the command line in this process, devices, a server of S3."""
 
 import sys
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+import torch
 
 from batchlab.cli import main
 
@@ -45,6 +46,19 @@ def batchlab(
         return Done(int(ended.value.code or 0), out, err)
 
     return call
+
+
+@pytest.fixture(
+    params=[
+        "cpu",
+        pytest.param(
+            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+        ),
+    ]
+)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The CPU, and a GPU where there is one."""
+    return torch.device(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -20,18 +20,6 @@ CPU = torch.device("cpu")
 STEPS, BATCH = 12, 8
 
 
-@pytest.fixture(
-    params=[
-        "cpu",
-        pytest.param(
-            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-        ),
-    ]
-)
-def device(request: pytest.FixtureRequest) -> torch.device:
-    return torch.device(request.param)
-
-
 def near(
     told: Sequence[Record] | Sequence[TrialRecord],
     right: Sequence[Record] | Sequence[TrialRecord],

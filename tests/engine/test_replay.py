@@ -28,18 +28,6 @@ PLAIN, HEAVY, DECAYED = Optimizer(), Optimizer(momentum=0.9), Optimizer(weight_d
 ADAM, DECOUPLED = Optimizer(name="adam"), Optimizer(name="adamw", weight_decay=0.1)
 
 
-@pytest.fixture(
-    params=[
-        "cpu",
-        pytest.param(
-            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-        ),
-    ]
-)
-def device(request: pytest.FixtureRequest) -> torch.device:
-    return torch.device(request.param)
-
-
 @pytest.fixture(autouse=True)
 def _recordable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the compiled loop nor the resident kernel, which are not recorded."""
