@@ -11,7 +11,7 @@ from batchlab.engine.draws import generator
 from batchlab.engine.recorder import again
 from batchlab.engine.replay import Replayed, replayed
 from batchlab.engine.resident import RESIDENT, ResidentSGD, divide, division
-from batchlab.engine.step import Autograd, InPlaceSGD, Stepper, stepper
+from batchlab.engine.step import ClosedForm, InPlaceSGD, Stepper, stepper
 from batchlab.engine.train import train
 from batchlab.spec import Model, Optimizer
 from batchlab.workloads.mlp import build
@@ -123,7 +123,7 @@ def test_small_batches_of_plain_sgd_are_resident(monkeypatch: pytest.MonkeyPatch
     assert isinstance(made(1, Optimizer(momentum=0.5)), Replayed)
     monkeypatch.setattr("batchlab.engine.resident.division", lambda _: None)
     assert isinstance(stepper(model, toy.phase(1)), InPlaceSGD)
-    assert isinstance(stepper(model, toy.phase(1, optimizer=Optimizer(name="adam"))), Autograd)
+    assert isinstance(stepper(model, toy.phase(1, optimizer=Optimizer(name="adam"))), ClosedForm)
 
 
 def test_a_kernel_that_can_not_be_built(monkeypatch: pytest.MonkeyPatch) -> None:

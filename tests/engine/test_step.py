@@ -11,12 +11,13 @@ from batchlab.engine.mlp import linear_layers
 from batchlab.engine.step import (
     COMPILED,
     Autograd,
+    ClosedForm,
     CompiledSGD,
     InPlaceSGD,
     Stepper,
     stepper,
 )
-from batchlab.spec import Matmul, Model, Optimizer
+from batchlab.spec import Matmul, Model, Optimizer, Phase
 from batchlab.workloads.mlp import build
 from tests import toy
 
@@ -39,6 +40,18 @@ def fast(kind: Fast, model: nn.Module, rate: float) -> Stepper:
     layers = linear_layers(model)
     assert layers is not None
     return kind(layers, rate)
+
+
+def closed(model: nn.Module, phase: Phase, matmul: Matmul = "float32") -> ClosedForm:
+    layers = linear_layers(model)
+    assert layers is not None
+    return ClosedForm(model, layers, phase, matmul)
+
+
+def in_place(model: nn.Module, phase: Phase, matmul: Matmul = "float32") -> InPlaceSGD:
+    layers = linear_layers(model)
+    assert layers is not None
+    return InPlaceSGD(layers, phase.learning_rate, matmul)
 
 
 def distance(ends: list[nn.Module], start: nn.Module) -> float:
@@ -67,18 +80,35 @@ def test_fast_steps_are_autograd(
     assert distance([mine, plain], fresh(dtype)) < tolerance
 
 
-@pytest.mark.parametrize("make", [InPlaceSGD, Autograd])
-def test_bf16_products_are_near_and_not_the_same(make: type[Stepper]) -> None:
+OPTIMIZERS = [
+    Optimizer(momentum=0.9),
+    Optimizer(weight_decay=0.1),
+    Optimizer(momentum=0.9, weight_decay=0.1),
+    Optimizer(name="adam"),
+    Optimizer(name="adamw", weight_decay=0.1),
+]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+@pytest.mark.parametrize("size", [1, 7, 50])
+def test_gradients_in_closed_form_are_autograds(optimizer: Optimizer, size: int) -> None:
+    data, phase = toy.data(torch.float64), toy.phase(size, optimizer=optimizer)
+    mine, plain = fresh(torch.float64), fresh(torch.float64)
+    for one in (closed(mine, phase), Autograd(plain, phase)):
+        for _ in range(3):
+            one.steps(data.train_x, data.train_y, size)
+    assert distance([mine, plain], fresh(torch.float64)) < 1e-10
+
+
+@pytest.mark.parametrize("make", [in_place, closed, Autograd])
+def test_bf16_products_are_near_and_not_the_same(
+    make: Callable[[nn.Module, Phase, Matmul], Stepper],
+) -> None:
     data, phase = toy.data(), toy.phase(25)
     ends: dict[Matmul, nn.Module] = {}
     for matmul in ("float32", "bf16"):
         model = ends[matmul] = fresh(torch.float32)
-        layers = linear_layers(model)
-        assert layers is not None
-        if make is InPlaceSGD:
-            one: Stepper = InPlaceSGD(layers, phase.learning_rate, matmul)
-        else:
-            one = Autograd(model, phase, matmul)
+        one = make(model, phase, matmul)
         for _ in range(4):
             one.steps(data.train_x, data.train_y, 25)
         assert one.first_diverged() is None
@@ -122,13 +152,8 @@ def test_the_fast_path_is_for_plain_sgd_on_perceptrons() -> None:
     assert isinstance(stepper(model, toy.phase(COMPILED + 1)), InPlaceSGD)
     shallow = build(Model(hidden=(4,)), 6, 3, generator(0, "init"))
     assert isinstance(stepper(shallow, toy.phase(5)), InPlaceSGD)
-    for optimizer in (
-        Optimizer(momentum=0.5),
-        Optimizer(weight_decay=0.1),
-        Optimizer(name="adam"),
-        Optimizer(name="adamw"),
-    ):
-        assert isinstance(stepper(model, toy.phase(5, optimizer=optimizer)), Autograd)
+    for optimizer in OPTIMIZERS:
+        assert isinstance(stepper(model, toy.phase(5, optimizer=optimizer)), ClosedForm)
     assert isinstance(stepper(nn.Sequential(nn.Linear(2, 2), nn.Tanh()), toy.phase(5)), Autograd)
 
 
@@ -137,18 +162,21 @@ def test_the_fast_path_is_for_plain_sgd_on_perceptrons() -> None:
     [Optimizer(momentum=0.9), Optimizer(name="adam"), Optimizer(name="adamw", weight_decay=0.1)],
     ids=lambda o: o.name,
 )
-def test_optimizer_state_goes_to_a_checkpoint_and_back(optimizer: Optimizer) -> None:
+@pytest.mark.parametrize("make", [closed, Autograd])
+def test_optimizer_state_goes_to_a_checkpoint_and_back(
+    make: Callable[[nn.Module, Phase], Stepper], optimizer: Optimizer
+) -> None:
     phase = toy.phase(5, optimizer=optimizer)
     through, stopped, forgetful = (fresh(torch.float32) for _ in range(3))
-    one = Autograd(through, phase)
+    one = make(through, phase)
     run(one, torch.float32, 30)
-    before = Autograd(stopped, phase)
+    before = make(stopped, phase)
     run(before, torch.float32, 15)
     forgetful.load_state_dict(stopped.state_dict())
-    after = Autograd(stopped, phase)
+    after = make(stopped, phase)
     after.load({k: v.clone() for k, v in before.state().items()})
     data = toy.data()
-    fresh_optimizer = Autograd(forgetful, phase)
+    fresh_optimizer = make(forgetful, phase)
     for k in range(15, 30):
         rows = slice(k % 7, k % 7 + 5)
         after.steps(data.train_x[rows], data.train_y[rows], 5)
@@ -165,6 +193,7 @@ def test_optimizer_state_goes_to_a_checkpoint_and_back(optimizer: Optimizer) -> 
         lambda model: fast(InPlaceSGD, model, 0.1),
         lambda model: fast(CompiledSGD, model, 0.1),
         lambda model: Autograd(model, toy.phase(5)),
+        lambda model: closed(model, toy.phase(5, optimizer=Optimizer(name="adam"))),
     ],
 )
 def test_the_first_step_that_is_not_finite(make: Callable[[nn.Module], Stepper]) -> None:

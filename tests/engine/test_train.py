@@ -1,16 +1,18 @@
 """The loop: schedules, measurements, interruptions, divergence."""
 
+from itertools import pairwise
 from math import ceil
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from batchlab.engine.draws import epoch_order
 from batchlab.engine.state import RunState
 from batchlab.engine.train import classify, initial_model, train
 from batchlab.record import Record
-from batchlab.spec import Cadence, Optimizer, TrainSpec
+from batchlab.spec import Cadence, Matmul, Optimizer, TrainSpec
 from tests import toy
 
 FULL = {"train_loss", "train_accuracy", "test_loss", "test_accuracy", "gradient_norm"}
@@ -194,6 +196,24 @@ def test_evaluation_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = classify(model, data.train_x, data.train_y, "train").compute()
     for a, b in zip(parts, whole, strict=True):
         assert a.value == pytest.approx(b.value, rel=1e-6)
+
+
+@pytest.mark.parametrize(("matmul", "least", "most"), [("float32", 0, 1e-6), ("bf16", 1e-6, 0.02)])
+def test_evaluation_is_the_models_output(matmul: Matmul, least: float, most: float) -> None:
+    """A perceptron's by products of its own, at sizes that oneDNN takes; others' by themselves."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2200, 96, generator=generator), torch.arange(2200) % 10
+    sizes = (96, 160, 160, 10)
+    layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]
+    perceptron = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
+    other = nn.Sequential(perceptron, nn.Identity())
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.mul_(3)
+        loss = float(F.cross_entropy(perceptron.double()(x.double()), y))
+    for model in (perceptron.float(), other):
+        told = {r.name: r.value for r in classify(model, x, y, "test", matmul).compute()}
+        assert least <= abs(told["test_loss"] / loss - 1) <= most
 
 
 def test_damaged_state() -> None:

@@ -21,6 +21,7 @@ from torch import nn
 from batchlab.engine import mlp
 from batchlab.engine.lanes import Lanes
 from batchlab.engine.loop import can_compile
+from batchlab.engine.products import STACKED
 from batchlab.engine.recorder import Recorders, on_cuda
 from batchlab.engine.replay import replayed
 from batchlab.engine.step import COMPILED, Stepper, first_diverged, stepper, torch_optimizer
@@ -155,7 +156,7 @@ class Stacked(Replicas):
     def _step(self, x_RBI: torch.Tensor, y_RB: torch.Tensor) -> None:
         samples, top = y_RB.shape[1], len(self._weights) - 1
         scale = self._rates_R11 * (-1 / samples) if self._plain else 1 / samples
-        passed = mlp.backward(self._weights, self._biases, x_RBI, y_RB, torch.bmm, scale)
+        passed = mlp.backward(self._weights, self._biases, x_RBI, y_RB, STACKED, scale)
         for index, d, h in passed:
             if index == top:
                 self._signs.append(d.sum((1, 2)))

@@ -1,5 +1,5 @@
-"""Optimizer steps in three forms: any model by autograd; plain SGD on a perceptron in place, by
-matrix products or, at small batch sizes, by a compiled loop (on a GPU: `resident.py`).
+"""Optimizer steps: of any model by autograd; of a perceptron by its gradient in closed form, which
+plain SGD adds in place; at small batch sizes by a compiled loop (on a GPU: `resident.py`).
 
 Shapes: N samples of a stretch of steps, B of a batch, S of a block of the compiled loop, I and O
 inputs and outputs of a layer.
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from batchlab.engine import mlp
 from batchlab.engine.loop import BLOCK, Loop, block_size, can_compile, divide
-from batchlab.engine.products import change, product, rounded_product
+from batchlab.engine.products import Arithmetic, change, product
 from batchlab.engine.threads import together
 from batchlab.spec import Matmul, Optimizer, Phase, batch_slices
 
@@ -89,10 +89,8 @@ class InPlaceSGD(PlainSGD):
     def __init__(self, layers: list[nn.Linear], rate: float, matmul: Matmul = "float32") -> None:
         super().__init__()
         self._rate = rate
-        self._product = rounded_product if matmul == "bf16" else product
-        # Stacks of one that share the parameters' memory: the model sees every update.
-        self._weights = [m.weight.detach().unsqueeze(0) for m in layers]
-        self._biases = [m.bias.detach().unsqueeze(0) for m in layers]
+        self._arithmetic = Arithmetic.of(matmul)
+        self._weights, self._biases = mlp.stack_of_one(layers)
 
     def steps(self, x_NI: torch.Tensor, y_N: torch.Tensor, size: int) -> None:
         """Batch by batch; the first output gradient is finite just where the loss is."""
@@ -100,14 +98,15 @@ class InPlaceSGD(PlainSGD):
         for rows in batch_slices(len(x_NI), size):
             x_RBI, y_RB = x_NI[rows].unsqueeze(0), y_N[rows].unsqueeze(0)
             for index, d, h in mlp.backward(
-                self._weights, self._biases, x_RBI, y_RB, self._product
+                self._weights, self._biases, x_RBI, y_RB, self._arithmetic
             ):
                 if index == top:
                     self._signs.append(d.sum().view(1))
-                if self._product is product:
+                if self._arithmetic.product is product:
                     change(self._weights[index], d.mT, h, -self._rate)
                 else:
-                    self._weights[index].add_(self._product(d.mT, h), alpha=-self._rate)
+                    rounded = self._arithmetic.product(d.mT, h)
+                    self._weights[index].add_(rounded, alpha=-self._rate)
                 self._biases[index].sub_(d.sum(1), alpha=self._rate)
 
 
@@ -199,23 +198,12 @@ class CompiledSGD(PlainSGD):
                 self._loop.unpack(flat, weight)
 
 
-class Autograd(Stepper):
-    """Any model, any optimizer, the loss being the mean negative log-likelihood."""
+class ByOptimizer(Stepper):
+    """By PyTorch's own optimizer, which has the state."""
 
-    def __init__(self, model: nn.Module, phase: Phase, matmul: Matmul = "float32") -> None:
+    def __init__(self, model: nn.Module, phase: Phase) -> None:
         super().__init__()
-        self._model, self._bf16 = model, matmul == "bf16"
         self._optimizer = torch_optimizer(model.parameters(), phase.optimizer, phase.learning_rate)
-
-    def steps(self, x_NI: torch.Tensor, y_N: torch.Tensor, size: int) -> None:
-        """Forward, backward, update."""
-        for rows in batch_slices(len(x_NI), size):
-            self._optimizer.zero_grad()  # first, whatever a step that was broken off has left
-            with torch.autocast(x_NI.device.type, torch.bfloat16, enabled=self._bf16):
-                loss = F.cross_entropy(self._model(x_NI[rows]), y_N[rows])
-            loss.backward()
-            self._optimizer.step()
-            self._signs.append(loss.detach().view(1))
 
     def state(self) -> dict[str, torch.Tensor]:
         """Named `{parameter index}.{field}`."""
@@ -236,6 +224,61 @@ class Autograd(Stepper):
         whole = self._optimizer.state_dict()
         whole["state"] = fields
         self._optimizer.load_state_dict(whole)
+
+
+class Autograd(ByOptimizer):
+    """Any model, any optimizer, the loss being the mean negative log-likelihood."""
+
+    def __init__(self, model: nn.Module, phase: Phase, matmul: Matmul = "float32") -> None:
+        super().__init__(model, phase)
+        self._model, self._bf16 = model, matmul == "bf16"
+
+    def steps(self, x_NI: torch.Tensor, y_N: torch.Tensor, size: int) -> None:
+        """Forward, backward, update."""
+        for rows in batch_slices(len(x_NI), size):
+            self._optimizer.zero_grad()  # first, whatever a step that was broken off has left
+            with torch.autocast(x_NI.device.type, torch.bfloat16, enabled=self._bf16):
+                loss = F.cross_entropy(self._model(x_NI[rows]), y_N[rows])
+            loss.backward()
+            self._optimizer.step()
+            self._signs.append(loss.detach().view(1))
+
+
+class ClosedForm(ByOptimizer):
+    """Any optimizer on a perceptron, whose gradients are written where the optimizer reads them."""
+
+    def __init__(
+        self, model: nn.Module, layers: list[nn.Linear], phase: Phase, matmul: Matmul = "float32"
+    ) -> None:
+        super().__init__(model, phase)
+        self._arithmetic = Arithmetic.of(matmul)
+        self._layers = layers
+        self._weights, self._biases = mlp.stack_of_one(layers)
+
+    def steps(self, x_NI: torch.Tensor, y_N: torch.Tensor, size: int) -> None:
+        """Batch by batch; the first output gradient is finite just where the loss is."""
+        gradients = [(_gradient(m.weight), _gradient(m.bias)) for m in self._layers]
+        for rows in batch_slices(len(x_NI), size):
+            x_RBI, y_RB = x_NI[rows].unsqueeze(0), y_N[rows].unsqueeze(0)
+            for index, d, h in mlp.backward(
+                self._weights, self._biases, x_RBI, y_RB, self._arithmetic
+            ):
+                if index == len(self._layers) - 1:
+                    self._signs.append(d.sum().view(1))
+                weight, bias = gradients[index]
+                if self._arithmetic.product is product:
+                    torch.bmm(d.mT, h, out=weight)
+                else:
+                    weight.copy_(self._arithmetic.product(d.mT, h))
+                torch.sum(d, 1, dtype=bias.dtype, out=bias)
+            self._optimizer.step()
+
+
+def _gradient(parameter: torch.Tensor) -> torch.Tensor:
+    """The parameter's `grad` as a stack of one."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad.unsqueeze(0)
 
 
 def torch_optimizer(
@@ -275,8 +318,12 @@ def stepper(model: nn.Module, phase: Phase, matmul: Matmul = "float32") -> Stepp
     from batchlab.engine.resident import RESIDENT, ResidentSGD, division
 
     layers = mlp.linear_layers(model)
-    if layers is None or not phase.optimizer.plain:
+    if layers is None:
         return Autograd(model, phase, matmul)
+    if not phase.optimizer.plain:
+        if layers[0].weight.is_cuda:  # autograd's graphs replay there as fast as any
+            return Autograd(model, phase, matmul)
+        return ClosedForm(model, layers, phase, matmul)
     if phase.batch_size <= COMPILED and can_compile(len(layers), layers[0].weight.device.type):
         return CompiledSGD(layers, phase.learning_rate)
     if phase.batch_size <= RESIDENT and (parts := division(layers)) is not None:
