@@ -32,5 +32,14 @@ def trial_draw(seed: int, draw: int, order: int, count: int, samples: int) -> to
     The set depends on `draw` alone, and the permutation of its places on `order` alone: draws
     and orders are crossed, so that what either does to a trial can be told apart.
     """
-    chosen = torch.randperm(samples, generator=generator(seed, "draw", draw))[:count]
-    return chosen[torch.randperm(count, generator=generator(seed, "trial order", order))]
+    return trial_set(seed, draw, count, samples)[trial_order(seed, order, count)]
+
+
+def trial_set(seed: int, draw: int, count: int, samples: int) -> torch.Tensor:
+    """A draw's indices before they are put in an order: int64 (count)."""
+    return torch.randperm(samples, generator=generator(seed, "draw", draw))[:count]
+
+
+def trial_order(seed: int, order: int, count: int) -> torch.Tensor:
+    """Which of a set's places comes when: int64 (count)."""
+    return torch.randperm(count, generator=generator(seed, "trial order", order))

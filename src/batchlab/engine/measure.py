@@ -6,24 +6,24 @@ its inputs and outputs.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import combinations
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from batchlab.engine.draws import generator, trial_draw
+from batchlab.engine.draws import generator, trial_order, trial_set
 from batchlab.engine.moments import full_gradient, moments
-from batchlab.engine.passes import Pass, Walker
-from batchlab.engine.sums import Sums
+from batchlab.engine.passes import Pass, Products, Walker
+from batchlab.engine.sums import MEANS, Sums
 from batchlab.probes.competition import competition, cosine_counts, grams
 from batchlab.probes.values import ValueHistogram, kurtosis
 from batchlab.record import ALL, FIRST_ORDER, PER_SAMPLE, TrialRecord
 from batchlab.spec import Convention, TrialsSpec
 from batchlab.workloads.base import Data
 
-# Directions are measured on means: a sum's is the same, but for the weight of a short batch.
-DIRECTED: tuple[Convention, ...] = ("mean-frozen", "mean-stepping", "mean-last")
+DIRECTED = MEANS  # a sum's direction is the same, but for the weight of a short batch
 CROSSED: Convention = "mean-stepping"  # of which the cosines between batch sizes are taken
 
 
@@ -74,6 +74,8 @@ class Measure:
         self._weights = [layer.weight.detach() for layer in layers]
         self._biases = [layer.bias.detach() for layer in layers]
         self._full = full_gradient(self._weights, self._biases, data.train_x, data.train_y)
+        # A draw's orders come one after another, and a thread may be at the next draw already.
+        self._products = lru_cache(maxsize=2)(self._products_of)
 
     def bytes_each(self, *, deep: bool) -> int:
         """Memory that a trial needs, about, as one of many side by side.
@@ -94,13 +96,19 @@ class Measure:
         """All of these passes are of detailed draws, or none is."""
         spec, out = self._spec, Measured(len(passes))
         deep = passes[0][0] < spec.detailed
-        rows_RM = torch.stack([self._draw(draw, order) for draw, order in passes])
+        orders = [self._order(order) for _, order in passes]
+        sets = [self._set(draw) for draw, _ in passes]
+        rows_RM = torch.stack([s[order] for s, order in zip(sets, orders, strict=True)])
         x_RMI, y_RM = self._data.train_x[rows_RM], self._data.train_y[rows_RM]
+        products = None
+        if spec.orders > 1 and len(passes) == 1:  # many side by side go through draws too fast
+            products = self._products(passes[0][0]).ordered(orders[0])
         last = len(self._layers) - 1
         wanted = range(last + 1) if deep else [last]
         directions: dict[int, torch.Tensor] = {}
         with torch.no_grad():
-            sums = Sums(Walker(self._layers, x_RMI, y_RM, deep=deep), spec.samples, wanted)
+            walker = Walker(self._layers, x_RMI, y_RM, deep=deep, products=products)
+            sums = Sums(walker, spec.samples, wanted)
             for size in spec.batch_sizes:
                 for k, convention, gradient_ROI in sums.of(size, spec.learning_rate):
                     if convention in spec.conventions:
@@ -114,10 +122,17 @@ class Measure:
                         self._samples(out, draw, x_RMI[r], y_RM[r], sums.frozen, r)
         return out
 
-    def _draw(self, draw: int, order: int) -> torch.Tensor:
+    def _set(self, draw: int) -> torch.Tensor:
         samples = len(self._data.train_x)
-        rows = trial_draw(self._spec.start.seed, draw, order, self._spec.samples, samples)
+        rows = trial_set(self._spec.start.seed, draw, self._spec.samples, samples)
         return rows.to(self._data.train_x.device)
+
+    def _order(self, order: int) -> torch.Tensor:
+        places = trial_order(self._spec.start.seed, order, self._spec.samples)
+        return places.to(self._data.train_x.device)
+
+    def _products_of(self, draw: int) -> Products:
+        return Products.of(self._layers[0], self._data.train_x[self._set(draw)].unsqueeze(0))
 
     def _sum(
         self,

@@ -27,7 +27,7 @@ def linear_layers(model: nn.Module) -> list[nn.Linear] | None:
     return layers if len(layers) == len(linear) else None
 
 
-def stack_of_one(layers: Sequence[nn.Linear]) -> tuple[list[torch.Tensor], ...]:
+def stack_of_one(layers: Sequence[nn.Linear]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Weights (1, O, I) and biases (1, O) that share the parameters' memory."""
     return (
         [m.weight.detach().unsqueeze(0) for m in layers],

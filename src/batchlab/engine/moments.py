@@ -22,6 +22,7 @@ from typing import NamedTuple, Self
 import torch
 
 from batchlab.engine import mlp
+from batchlab.engine.products import product
 
 GRAM_ROWS = 512  # rows at once of the draw's M by M inner products
 
@@ -117,6 +118,10 @@ def _total(values: torch.Tensor) -> torch.Tensor:
     return values.sum(dtype=torch.float64)
 
 
+def _product(a_MK: torch.Tensor, b_KN: torch.Tensor) -> torch.Tensor:
+    return product(a_MK.unsqueeze(0), b_KN.unsqueeze(0))[0]
+
+
 def _square(rows_MI: torch.Tensor) -> torch.Tensor:
     return rows_MI.square().sum(1, dtype=torch.float64)
 
@@ -202,15 +207,19 @@ class _Samples:
     def combination(self, factors_M: torch.Tensor) -> Direction:
         """sum_i factors_i g_i over all parameters."""
         shares = [d * factors_M[:, None] for d in self._d]
-        return [(d.mT @ h, d.sum(0)) for d, h in zip(shares, self._h, strict=True)]
+        return [(_product(d.mT, h), d.sum(0)) for d, h in zip(shares, self._h, strict=True)]
 
     def derivative(self, direction: Direction) -> _Last:
         """d and h of the last layer, derived along a direction of all parameters."""
-        h_dot = torch.zeros_like(self._h[0])
+        h_dot = None  # the data do not move
         for index, (v_OI, u_O) in enumerate(direction):
-            z_dot = h_dot @ self._weights[index].mT + self._h[index] @ v_OI.mT + u_O
+            z_dot = _product(self._h[index], v_OI.mT).add_(u_O)
+            if h_dot is not None:
+                z_dot += _product(h_dot, self._weights[index].mT)
             if index + 1 < len(direction):
-                h_dot = z_dot * (self._h[index + 1] > 0)
+                h_dot = z_dot.mul_(self._h[index + 1] > 0)
+        if h_dot is None:
+            h_dot = torch.zeros_like(self._h[0])
         return _Last(self._softmax_derivative(z_dot), h_dot)
 
     def pull(self, v_OI: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ Shapes: R trials side by side, M samples of a trial, I and O inputs and outputs 
 
 import copy
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import nn
@@ -43,14 +43,34 @@ class Pass(NamedTuple):
     inputs: tuple[torch.Tensor, ...]  # h (R, M, I): each layer's inputs at its samples' step
     updates: tuple[torch.Tensor, ...]  # u (R, M, O): -(rate / b) times the output's gradient
 
-    def sum(self, layer: int, rows: slice) -> torch.Tensor:
+    def sum(self, layer: int, rows: slice, dtype: torch.dtype | None = None) -> torch.Tensor:
         """The change of a layer's weights by the steps on these samples (R, O, I).
 
-        In the precision of the pass, which the last layer's updates are in.
+        In the precision of the pass, which the last layer's updates are in, or the one given.
         """
-        dtype = self.updates[-1].dtype
+        dtype = dtype or self.updates[-1].dtype
         u, h = (of[layer][:, rows].to(dtype) for of in (self.updates, self.inputs))
         return product(u.mT, h)
+
+
+class Products(NamedTuple):
+    """What all passes of a trial share, in double."""
+
+    first: torch.Tensor  # (R, M, O): the first layer's outputs at the starting weights
+    gram: torch.Tensor  # (R, M, M): the samples' inner products, plus one for the bias
+
+    @classmethod
+    def of(cls, layer: nn.Linear, x_RMI: torch.Tensor) -> Self:
+        """By the first layer."""
+        x, weight = x_RMI.double(), layer.weight.detach().mT.double()
+        first = torch.baddbmm(layer.bias.detach().double(), x, weight.expand(len(x), -1, -1))
+        return cls(first, torch.bmm(x, x.mT).add_(1.0))
+
+    def ordered(self, places_M: torch.Tensor) -> Self:
+        """Of the same samples in another order."""
+        return type(self)(
+            self.first[:, places_M], self.gram[:, places_M[:, None], places_M.unsqueeze(0)]
+        )
 
 
 class Walker:
@@ -64,12 +84,14 @@ class Walker:
         *,
         deep: bool,
         history: torch.dtype | None = None,
+        products: Products | None = None,
     ) -> None:
         """`deep` asks for the updates of every layer at every step, the last one included.
 
-        With `history` passes in double go without weights of the trials' own, and keep what they
-        are computed from in that precision (`history.py`); left out, so do those on CUDA, in
-        double: in single precision one pass in some sixty has a unit that changes its side.
+        `products` are those of `x_RMI`, where they are known. With `history` passes in double
+        go without weights of the trials' own, and keep what they are computed from in that
+        precision (`history.py`); left out, so do those on CUDA, in double: in single precision one
+        pass in some sixty has a unit that changes its side.
         """
         self._y_RM, self._deep = y_RM, deep
         if history is None and x_RMI.is_cuda:
@@ -84,18 +106,12 @@ class Walker:
         self._exact: Walker | None = None
         self._history: History | None = None
         dtype = self._biases[0].dtype
-        if dtype == torch.float64:
-            exact_RMI = x_RMI.double()
-            self._first_RMO = torch.baddbmm(
-                self._biases[0], exact_RMI, self._weights[0].expand(replicas, -1, -1)
-            )
-            self._gram_RMM = torch.bmm(exact_RMI, exact_RMI.mT).add_(1.0)  # the one is the bias
-        else:
+        products = products or Products.of(layers[0], x_RMI)
+        self._first_RMO, self._gram_RMM = products.first.to(dtype), products.gram.to(dtype)
+        if dtype != torch.float64:
             doubles = [copy.deepcopy(layer).double() for layer in layers]
             x = x_RMI if history else x_RMI.double()
-            self._exact = Walker(doubles, x, y_RM, deep=deep, history=history)
-            self._first_RMO = self._exact._first_RMO.to(x_RMI.dtype)
-            self._gram_RMM = self._exact._gram_RMM.to(x_RMI.dtype)
+            self._exact = Walker(doubles, x, y_RM, deep=deep, history=history, products=products)
         # Every pass is written over the one before it: fresh memory costs as much as a product.
         # A history may be in less than the precision of the pass: fewer bytes to read at every
         # step. What the last layer's gradient is made of is none.

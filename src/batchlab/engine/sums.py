@@ -24,6 +24,9 @@ import torch
 from batchlab.engine.passes import Pass, Walker
 from batchlab.spec import Convention
 
+MEANS: tuple[Convention, ...] = ("mean-frozen", "mean-stepping", "mean-last")
+SUMS: tuple[Convention, ...] = ("sum-frozen", "sum-stepping", "sum-last")
+
 
 class Sums:
     """The gradients of R trials' passes, at one batch size after another."""
@@ -46,6 +49,12 @@ class Sums:
         whole = slice(self._samples - short)
         tail = slice(self._samples - short, None)
         final = slice(self._samples - short - size, self._samples - short)
+        if size == self._samples:  # of one step, which is at the starting weights
+            for k, total in self._total.items():
+                for one, all_ in zip(MEANS, SUMS, strict=True):
+                    yield k, one, total / size
+                    yield k, all_, total
+            return
         passed = self._walker.walk(size, rate)
         for k in self._layers:
             total = self._total[k]
@@ -62,5 +71,11 @@ class Sums:
             yield k, "sum-last", size * last
 
     def _gradient(self, passed: Pass, k: int, rows: slice, rate: float) -> torch.Tensor:
-        """The sum of the mean gradients of the steps on these samples, in the data's precision."""
-        return (passed.sum(k, rows) / -rate).to(self._total[k].dtype)
+        """The sum of the mean gradients of the steps on these samples, in the data's precision.
+
+        The hidden layers' are added up in it as well: from a pass in double, that is rounding alone
+        and no unit's side.
+        """
+        dtype = self._total[k].dtype
+        added = None if k == len(passed.updates) - 1 else dtype
+        return (passed.sum(k, rows, added) / -rate).to(dtype)

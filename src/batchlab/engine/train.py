@@ -321,11 +321,10 @@ class _Runs:
 
     def _gradient_norm(self, index: int) -> GradientNorm:
         """Of the first batch of the pass to come, at the batch size in force."""
-        rows, model = slice(self._phase.batch_size), self._runs[index].model
-        loss = F.cross_entropy(model(self._x_RNI[index, rows]), self._y_RN[index, rows])
-        names, parameters = zip(*model.named_parameters(), strict=True)
+        rows, run = slice(self._phase.batch_size), self._runs[index]
+        x_BI, y_B = self._x_RNI[index, rows], self._y_RN[index, rows]
         probe = GradientNorm()
-        for name, gradient in zip(names, torch.autograd.grad(loss, parameters), strict=True):
+        for name, gradient in _gradients(run.model, x_BI, y_B, run.spec.matmul).items():
             probe.update(name, gradient)
         return probe
 
@@ -356,6 +355,22 @@ def _logits(model: nn.Module, x_BI: torch.Tensor, matmul: Matmul) -> torch.Tenso
         with torch.autocast(x_BI.device.type, torch.bfloat16, enabled=matmul == "bf16"):
             logits: torch.Tensor = model(x_BI)
         return logits.to(x_BI.dtype)
-    weights, biases = mlp.stack_of_one(layers)
-    *_, z_RBO = mlp.forward(weights, biases, x_BI.unsqueeze(0), Arithmetic.of(matmul))
+    *_, z_RBO = mlp.forward(*mlp.stack_of_one(layers), x_BI.unsqueeze(0), Arithmetic.of(matmul))
     return z_RBO[0].to(x_BI.dtype)
+
+
+def _gradients(
+    model: nn.Module, x_BI: torch.Tensor, y_B: torch.Tensor, matmul: Matmul
+) -> dict[str, torch.Tensor]:
+    """Of the mean loss, by parameter; multiplied as the model's output is."""
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    layers = mlp.linear_layers(model)
+    if layers is None or x_BI.is_cuda:
+        loss = F.cross_entropy(_logits(model, x_BI, matmul), y_B)
+        return dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
+    arithmetic = Arithmetic.of(matmul)
+    stacks = mlp.stack_of_one(layers)
+    gradients = []
+    for _, d, h in mlp.backward(*stacks, x_BI.unsqueeze(0), y_B.unsqueeze(0), arithmetic):
+        gradients += [d[0].sum(0), arithmetic.product(d.mT, h)[0]]
+    return dict(zip(names, reversed(gradients), strict=True))
