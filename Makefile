@@ -22,7 +22,7 @@ types: .venv/dev-installed
 	$(BIN)/mypy
 
 tests: .venv/dev-installed
-	$(BIN)/python -m pytest -m "not hours"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not hours" -n 2 --no-loadscope-reorder
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 import torch
@@ -13,6 +13,32 @@ import torch
 from batchlab.cli import main
 
 BUCKETS = count()  # that tests have had
+# What starts Ray, which takes all cores for its own, and what kills processes: for one process.
+TOGETHER = ("backends", "faults", "test_scale.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, or one of several processes would wait for it at the end."""
+    items.sort(
+        key=lambda item: (_room(item.nodeid) != "golden", _room(item.nodeid) not in TOGETHER)
+    )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """A file's tests go to one process, as they share what is costly to make."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return "together" if _room(nodeid) in TOGETHER else nodeid.partition("::")[0]
+
+    return ByFile(config, log)
+
+
+def _room(nodeid: str) -> str:
+    """The directory or file right under `tests`."""
+    return nodeid.partition("::")[0].split("/")[1]
 
 
 @dataclass

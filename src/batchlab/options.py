@@ -37,7 +37,7 @@ MemoryPerJob = Annotated[int | None, typer.Option(min=1, help="MiB that Ray keep
 SaveEvery = Annotated[
     float, typer.Option(min=0, help="seconds between checkpoints of runs under way")
 ]
-MatmulName = Annotated[str, typer.Option("--matmul", help="float32, bf16 or tf32, in training")]
+MatmulName = Annotated[str, typer.Option("--matmul", help="float32, bf16 or tf32")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")]
 
 

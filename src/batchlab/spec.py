@@ -197,7 +197,7 @@ class TrainSpec(Frozen):
     seed: Seed
     cadence: Cadence = Cadence()
     dtype: Dtype = "float32"
-    matmul: Matmul = "float32"  # what matrix products round their factors to while training
+    matmul: Matmul = "float32"  # what products round their factors to, in training and evaluation
 
     @model_validator(mode="after")
     def _double_is_not_rounded(self) -> Self:

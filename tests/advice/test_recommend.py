@@ -92,3 +92,15 @@ def test_a_tested_answer_stays_near_what_was_tested() -> None:
     assert told.choice is not None
     assert "too far from those tested" in told.reason
     assert told.open
+
+
+def test_an_open_end_is_closed_where_they_disagree_as_well() -> None:
+    """Samples at 64 are 3.6 times those at 16, and may be 4 times, the most that they can be."""
+    wide = compare(16, {64.0: [3.59, 3.6, 3.61]})
+    assert wide.critical.low == 0
+    noise = about(12, 1.02)
+    told = recommend(noise, 16, about(100), machine(floor=64), wide)
+    assert told.tested == "disagreed"
+    assert told.critical.low == noise.low / 5
+    far = recommend(about(200, 1.02), 16, about(100), machine(floor=64), wide)
+    assert far.critical.low == 0

@@ -16,7 +16,9 @@ from batchlab.spec import UserError
 from batchlab.workloads.prepared import Prepared
 
 MARKS = 24  # at which the model is evaluated
-MEASURED = 240  # steps at which the noise scale is, at the most
+# Steps at which the noise scale is measured, at the most: examples' norms come with the gradients,
+# chunks are passes of their own.
+MEASURED, MEASURED_IN_CHUNKS = 4096, 480
 WAY = 0.98  # of the present run's way down, where no target is given: its lowest loss is luck
 
 Say = Callable[[str], object]
@@ -112,7 +114,8 @@ def run_present(
     noise = NoiseAlong(run)
     goal = target if isinstance(target, Target) or target is None else _goal(workload, target)
     marks, snapshots = [_mark(run)], [run.snapshot()]
-    every = max(1, steps // MEASURED)
+    most = MEASURED if noise.kind == "per-example" else MEASURED_IN_CHUNKS
+    every = max(1, steps // most)
     try:
         for k in range(1, MARKS + 1):
             _stretch(run, noise, round(k * steps / MARKS) - run.place.step, every)

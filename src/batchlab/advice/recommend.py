@@ -71,7 +71,7 @@ def recommend(
     tested = VERDICTS[condition.verdict]
     tried = [batch_size, *comparison.ratios]
     near = [b for b in told if min(tried) / REACH <= b <= max(tried) * REACH]
-    branched = Anchored(_closed(comparison.critical, noise, tested), batch_size, steps)
+    branched = Anchored(_closed(comparison.critical, noise), batch_size, steps)
     answer = _of(branched, throughput, near, "branches", tested, condition, rule)
     if answer.choice is None and tested == "agreed":
         narrow = Anchored(noise, batch_size, steps, 1 + MARGIN)
@@ -86,14 +86,14 @@ def _finer(sizes: list[float]) -> list[float]:
     return sorted({*sizes, *between})
 
 
-def _closed(critical: Interval, noise: Interval, tested: Tested) -> Interval:
+def _closed(critical: Interval, noise: Interval) -> Interval:
     """An end that the branches leave open is what an untested noise scale allows at the most.
 
-    Not where they disagree with it, or the estimate is outside of that.
+    Not where the estimate is outside of that.
     """
     low = critical.low if critical.low > 0 else noise.low / FACTOR
     high = critical.high if critical.high < inf else noise.high * FACTOR
-    if tested == "disagreed" or not low < critical.effect < high:
+    if not low < critical.effect < high:
         return critical
     return Interval(critical.effect, low, high, critical.n)
 

@@ -308,13 +308,14 @@ class _Runs:
         self._replicas.settle()
         self._shuffle(here.epoch)
         told: list[tuple[_Run, list[Probe]]] = []
-        for index, run in enumerate(self._runs):
-            if run.diverged is None:
-                matmul = run.spec.matmul
-                train = classify(run.model, data.train_x, data.train_y, "train", matmul)
-                test = classify(run.model, data.test_x, data.test_y, "test", matmul)
-                moved = run.displacement(run.model)
-                told.append((run, [train, test, moved, self._gradient_norm(index)]))
+        matmul = self._runs[0].spec.matmul
+        with multiplying(matmul):
+            for index, run in enumerate(self._runs):
+                if run.diverged is None:
+                    train = classify(run.model, data.train_x, data.train_y, "train", matmul)
+                    test = classify(run.model, data.test_x, data.test_y, "test", matmul)
+                    moved = run.displacement(run.model)
+                    told.append((run, [train, test, moved, self._gradient_norm(index)]))
         # A number is only looked at once the device has everything to do.
         for run, probes in told:
             self._record(run, probes, here.step, here.samples)
