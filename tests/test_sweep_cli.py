@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from batchlab.documents import alone
 from tests.analysis.test_shallue import write
 from tests.conftest import Call
 from tests.sweep import toy
@@ -39,6 +40,20 @@ def test_a_sweep_and_its_folder(batchlab: Call, tmp_path: Path) -> None:
         "batchlab: --out o: holds a sweep with target 0.2, not 0.3; give the same, or another "
         "--out\n"
     )
+
+
+def test_one_sweep_at_a_time(batchlab: Call, tmp_path: Path) -> None:
+    words = ("sweep", *SHORT, "--target", 0.2, "--budget", "0.5epochs", "--out", "o")
+    (tmp_path / "o").mkdir()
+    with alone(tmp_path / "o"):
+        second = batchlab(*words)
+    assert (second.returncode, second.stdout) == (2, "")
+    assert second.stderr.endswith(
+        "batchlab: --out o: another command is at work there; wait for its end, or give another "
+        "--out\n"
+    )
+    assert not list((tmp_path / "o").iterdir())
+    assert batchlab(*words).returncode == 0
 
 
 def test_published_searches(batchlab: Call, tmp_path: Path) -> None:

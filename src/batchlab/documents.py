@@ -1,10 +1,11 @@
 """Documents on disk: there whole or not at all, as JSON that any reader takes."""
 
+import fcntl
 import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,27 @@ def writing(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"--out {out}: can't be written ({error.strerror})") from None
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """One command at a time in a directory; raises `UserError` where there is another.
+
+    The system lets go of the lock however the command ends. A file system without locks has none.
+    """
+    file = os.open(out, os.O_RDONLY)  # a directory can be locked, so that nothing is left in it
+    try:
+        with suppress(OSError):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"--out {out}: another command is at work there; wait for its end, or give "
+                    f"another --out"
+                ) from None
+        yield
+    finally:
+        os.close(file)
 
 
 def write_json(path: Path, document: object) -> None:

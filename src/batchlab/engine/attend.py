@@ -18,7 +18,7 @@ from importlib.util import find_spec
 import torch
 
 TRITON = find_spec("triton") is not None
-FEW = 8  # queries: the kernels read the history again for every so many
+FEW = 8  # queries by one reading of the history: sums of more do not fit in registers
 
 
 def attend(

@@ -7,7 +7,7 @@ from typing import Any
 from typing import Protocol as Typed
 
 from batchlab.backends.base import Backend, Interrupted
-from batchlab.documents import writing
+from batchlab.documents import alone, writing
 from batchlab.engine.draws import derived
 from batchlab.engine.settings import Settings
 from batchlab.engine.target_run import judged_by, run_to_target
@@ -51,26 +51,27 @@ def sweep(
 
     The same call goes on from wherever an earlier one was stopped. Every batch size is one job, the
     numbers are the same whatever the number of workers; the seconds are not. Raises `UserError`
-    where `out` is of another sweep.
+    where `out` is of another sweep, or another command is at work there.
     """
     workload = load(place)
     for note in workload.notes:
         progress.say(f"note: {note}")
-    head = _head(workload, asked, out, progress, stopping)
-    protocol = Protocol.model_validate(head["protocol"])
-    jobs = [Job(place, protocol, size, seeds, out) for size in sorted(sizes)]
-    parts = protocol.trials + seeds
-    progress.plan(
-        [1.0] * len(jobs),
-        f"{said(head)}: {len(jobs)} batch sizes, {protocol.trials} trials and {seeds} seeds each",
-    )
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with alone(out):
+        head = _head(workload, asked, out, progress, stopping)
+        protocol = Protocol.model_validate(head["protocol"])
+        jobs = [Job(place, protocol, size, seeds, out) for size in sorted(sizes)]
+        parts = protocol.trials + seeds
+        each = f"{protocol.trials} trials and {seeds} seeds each"
+        progress.plan([1.0] * len(jobs), f"{said(head)}: {len(jobs)} batch sizes, {each}")
 
-    def heard(job: int, units: int) -> None:
-        progress.advance(job, units / parts)
+        def heard(job: int, units: int) -> None:
+            progress.advance(job, units / parts)
 
-    for index, _ in backend.map(do, jobs, progress=heard, stopping=stopping):
-        progress.finish(index)
-    return _result(head, out, sizes)
+        for index, _ in backend.map(do, jobs, progress=heard, stopping=stopping):
+            progress.finish(index)
+        return _result(head, out, sizes)
 
 
 def read_sweep(out: Path) -> Result:
@@ -127,8 +128,6 @@ def _head(
                         f"{mine[name]}; give the same, or another --out"
                     )
         return head
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
     target, own = asked.target, workload.given.target
 
     def report(_: int) -> None:
