@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from batchlab.engine import loop, passes
-from batchlab.engine.passes import Walker
+from batchlab.engine.passes import Products, Walker
 from batchlab.engine.products import add_product, product
 from batchlab.engine.sums import Sums
 
@@ -106,6 +106,25 @@ def test_frozen_is_each_samples_own_gradient() -> None:
         torch.testing.assert_close(
             own.sum(k, slice(None))[0] / SAMPLES, gradient, rtol=1e-10, atol=1e-12
         )
+
+
+def test_products_of_a_draw_in_another_order() -> None:
+    layers = perceptron(WIDTHS["two"], torch.float32)
+    x, y = samples(torch.float32)
+    places = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(3))
+    products = Products.of(layers[0], x[None]).ordered(places)
+    with torch.no_grad():
+        own, given = (
+            Walker(layers, x[places][None], y[places][None], deep=False, products=known)
+            for known in (None, products)
+        )
+        for size in (1, 8, 40):
+            one, other = (walker.walk(size, RATE).sum(2, slice(None)) for walker in (own, given))
+            torch.testing.assert_close(one, other, rtol=1e-5 if size == 40 else 1e-12, atol=0)
+            assert not torch.allclose(
+                one,
+                Walker(layers, x[None], y[None], deep=False).walk(size, RATE).sum(2, slice(None)),
+            )
 
 
 def test_a_pass_leaves_no_trace() -> None:

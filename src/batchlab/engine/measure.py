@@ -97,8 +97,10 @@ class Measure:
         spec, out = self._spec, Measured(len(passes))
         deep = passes[0][0] < spec.detailed
         orders = [self._order(order) for _, order in passes]
-        sets = [self._set(draw) for draw, _ in passes]
-        rows_RM = torch.stack([s[order] for s, order in zip(sets, orders, strict=True)])
+        sets = {draw: self._set(draw) for draw in {draw for draw, _ in passes}}
+        rows_RM = torch.stack(
+            [sets[draw][order] for (draw, _), order in zip(passes, orders, strict=True)]
+        )
         x_RMI, y_RM = self._data.train_x[rows_RM], self._data.train_y[rows_RM]
         products = None
         if spec.orders > 1 and len(passes) == 1:  # many side by side go through draws too fast
