@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from batchlab.advice.noise import CHUNKS, NoiseAlong
+from batchlab.advice.noise import CHUNKS, MOST, MOST_IN_CHUNKS, NoiseAlong
 from batchlab.analysis.noise_scale import estimate
 from batchlab.engine.general import GeneralRun
 from batchlab.engine.settings import Settings
@@ -49,6 +49,20 @@ def test_chunks_and_single_examples_agree() -> None:
     one, other = (estimate(n.series()[ALL], block=1) for n in (hooks, chunks))
     assert one.trace.effect == pytest.approx(other.trace.effect, rel=0.1)
     assert set(hooks.series()) == set(chunks.series())
+
+
+def test_what_only_a_pass_shows_is_measured_by_chunks_and_less_often() -> None:
+    twice = torch.nn.Linear(own.INPUTS, own.INPUTS)
+    head = torch.nn.Linear(own.INPUTS, own.CLASSES)
+    workload = own.prepared(model=torch.nn.Sequential(twice, torch.nn.Tanh(), twice, head))
+    run = GeneralRun(workload, Settings(8, learning_rate=STILL))
+    noise = NoiseAlong(run)
+    assert (noise.kind, noise.most) == ("per-example", MOST)
+    noise.begin(True)
+    run.advance(3)
+    assert (noise.kind, noise.most) == ("chunks", MOST_IN_CHUNKS)
+    assert noise.steps == [1, 2]  # the first one showed it
+    noise.end()
 
 
 def test_adam_is_measured_by_its_metric_from_the_second_step_on() -> None:

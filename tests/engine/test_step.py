@@ -36,22 +36,22 @@ def run(one: Stepper, dtype: torch.dtype, steps: int = 40) -> None:
 Fast = type[InPlaceSGD] | type[CompiledSGD]
 
 
-def fast(kind: Fast, model: nn.Module, rate: float) -> Stepper:
+def layers_of(model: nn.Module) -> list[nn.Linear]:
     layers = linear_layers(model)
     assert layers is not None
-    return kind(layers, rate)
+    return layers
+
+
+def fast(kind: Fast, model: nn.Module, rate: float) -> Stepper:
+    return kind(layers_of(model), rate)
 
 
 def closed(model: nn.Module, phase: Phase, matmul: Matmul = "float32") -> ClosedForm:
-    layers = linear_layers(model)
-    assert layers is not None
-    return ClosedForm(model, layers, phase, matmul)
+    return ClosedForm(model, layers_of(model), phase, matmul)
 
 
 def in_place(model: nn.Module, phase: Phase, matmul: Matmul = "float32") -> InPlaceSGD:
-    layers = linear_layers(model)
-    assert layers is not None
-    return InPlaceSGD(layers, phase.learning_rate, matmul)
+    return InPlaceSGD(layers_of(model), phase.learning_rate, matmul)
 
 
 def distance(ends: list[nn.Module], start: nn.Module) -> float:

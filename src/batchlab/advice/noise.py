@@ -19,6 +19,7 @@ from batchlab.probes.preconditioner import ADAPTIVE, metric_roots
 from batchlab.record import NoiseSeries
 from batchlab.spec import UserError
 
+MOST, MOST_IN_CHUNKS = 4096, 480  # steps: norms come with the gradients, chunks are passes more
 CHUNKS = 8  # of a batch; with fewer, tau is poor, and with more the passes get slow
 
 
@@ -61,6 +62,11 @@ class NoiseAlong:
         if self._norms is not None:
             return "per-example"
         return "preconditioned chunks" if self._preconditioned else "chunks"
+
+    @property
+    def most(self) -> int:
+        """Steps of a run that are worth measuring, whatever its length."""
+        return MOST if self._norms is not None else MOST_IN_CHUNKS
 
     def begin(self, measured: bool) -> None:
         """Whether the steps that follow are measured."""

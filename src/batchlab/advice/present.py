@@ -16,9 +16,6 @@ from batchlab.spec import UserError
 from batchlab.workloads.prepared import Prepared
 
 MARKS = 24  # at which the model is evaluated
-# Steps at which the noise scale is measured, at the most: examples' norms come with the gradients,
-# chunks are passes of their own.
-MEASURED, MEASURED_IN_CHUNKS = 4096, 480
 WAY = 0.98  # of the present run's way down, where no target is given: its lowest loss is luck
 
 Say = Callable[[str], object]
@@ -114,11 +111,9 @@ def run_present(
     noise = NoiseAlong(run)
     goal = target if isinstance(target, Target) or target is None else _goal(workload, target)
     marks, snapshots = [_mark(run)], [run.snapshot()]
-    most = MEASURED if noise.kind == "per-example" else MEASURED_IN_CHUNKS
-    every = max(1, steps // most)
     try:
         for k in range(1, MARKS + 1):
-            _stretch(run, noise, round(k * steps / MARKS) - run.place.step, every)
+            _stretch(run, noise, round(k * steps / MARKS) - run.place.step, steps)
             if run.status == "diverged":
                 raise UserError(
                     f"the present setting (batch size {settings.batch_size}, learning rate "
@@ -148,13 +143,13 @@ def run_present(
     )
 
 
-def _stretch(run: GeneralRun, noise: NoiseAlong, steps: int, every: int) -> None:
-    """So many steps, one of `every` measured."""
+def _stretch(run: GeneralRun, noise: NoiseAlong, steps: int, of: int) -> None:
+    """So many steps, of a run of `of` in all over which those measured are spread."""
     while steps > 0 and run.status == "running":
         noise.begin(True)
         run.advance(1)
         noise.begin(False)
-        rest = min(every, steps) - 1
+        rest = min(max(1, of // noise.most), steps) - 1
         if rest:
             run.advance(rest)
         steps -= 1 + rest

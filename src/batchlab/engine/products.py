@@ -58,7 +58,7 @@ def product(a_RMK: torch.Tensor, b_RKN: torch.Tensor) -> torch.Tensor:
     """a b of each replica, for any strides (R, M, N)."""
     if not _onednn(a_RMK, b_RKN):
         return torch.bmm(a_RMK, b_RKN)
-    return _linear(a_RMK, b_RKN)
+    return _layer(a_RMK, b_RKN.mT)
 
 
 def rounded_product(a_RMK: torch.Tensor, b_RKN: torch.Tensor) -> torch.Tensor:
@@ -133,19 +133,16 @@ def change(c_RMN: torch.Tensor, a_RMK: torch.Tensor, b_RKN: torch.Tensor, factor
         c_RMN.baddbmm_(a_RMK, b_RKN, alpha=factor)
 
 
-def _linear(a_RMK: torch.Tensor, b_RKN: torch.Tensor) -> torch.Tensor:
-    """a b of the one replica, by oneDNN."""
-    linear = torch.ops.mkldnn._linear_pointwise
-    product_MN: torch.Tensor = linear(a_RMK[0], b_RKN[0].mT, None, "none", [], "")
-    return product_MN.unsqueeze(0)
-
-
 def _layer(
-    h_RMK: torch.Tensor, w_RNK: torch.Tensor, b_RN: torch.Tensor, relu: bool
+    h_RMK: torch.Tensor,
+    w_RNK: torch.Tensor,
+    b_RN: torch.Tensor | None = None,
+    relu: bool = False,
 ) -> torch.Tensor:
     """A dense layer of the one replica, by oneDNN: its output goes to memory once."""
     linear = torch.ops.mkldnn._linear_pointwise
-    z_MN: torch.Tensor = linear(h_RMK[0], w_RNK[0], b_RN[0], "relu" if relu else "none", [], "")
+    bias = None if b_RN is None else b_RN[0]
+    z_MN: torch.Tensor = linear(h_RMK[0], w_RNK[0], bias, "relu" if relu else "none", [], "")
     return z_MN.unsqueeze(0)
 
 
