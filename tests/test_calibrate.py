@@ -72,6 +72,14 @@ def test_trials() -> None:
     assert b == pytest.approx(8 * a)
 
 
+def test_a_trial_of_more_samples_than_are_timed_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate_module, "ROWS", 64)
+    large = TrialsSpec(
+        start=spec(50, 3), batch_sizes=(512,), samples=600, draws=10, learning_rate=0.1
+    )
+    assert costs(large)[1] > 0
+
+
 def test_a_first_compilation_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     for slow in (False, True):

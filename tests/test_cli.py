@@ -111,24 +111,31 @@ BAD: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
         ("'big:0.01:1'", "B:LR:EPOCHS"),
     ),
     "batch size of nan": (("train", "--phase", "nan:0.01:1"), ("B:LR:EPOCHS",)),
-    "batch size larger than the data": (("train", "--phase", "1438:0.01:1"), ("1438", "1437")),
-    "phase malformed": (("train", "--phase", "64:0.01"), ("B:LR:EPOCHS",)),
+    "batch size larger than the data": (
+        ("train", "--phase", "1438:0.01:1"),
+        ("--phase: ", "1438", "1437"),
+    ),
+    "phase malformed": (("train", "--phase", "64:0.01"), ("--phase '64:0.01'", "B:LR:EPOCHS")),
     "no phase": (("train",), ("--phase",)),
     "rate negative": (("train", "--phase", "8:-0.1:1"), ("learning_rate",)),
     "rate zero": (("train", "--phase", "8:0:1"), ("learning_rate",)),
     "rate nan": (("train", "--phase", "8:nan:1"), ("learning_rate", "finite")),
     "rate inf": (("train", "--phase", "8:inf:1"), ("learning_rate", "finite")),
+    "rate over single precision": (("train", "--phase", "8:1e39:1"), ("learning_rate", "1e+39")),
     "epochs zero": (("train", "--phase", "8:0.1:0"), ("epochs",)),
-    "workload": ((*TRAIN, "--workload", "cifar"), ("cifar", "digits", "mnist")),
+    "workload": ((*TRAIN, "--workload", "cifar"), ("--workload: ", "cifar", "digits", "mnist")),
     "optimizer": ((*TRAIN, "--optimizer", "lion"), ("lion", "sgd", "adam", "adamw")),
-    "momentum": ((*TRAIN, "--momentum", "1.5"), ("momentum",)),
-    "momentum of adam": ((*TRAIN, "--momentum", ".9", "--optimizer", "adam"), ("momentum",)),
-    "weight decay": ((*TRAIN, "--weight-decay", "-1"), ("weight_decay",)),
+    "momentum": ((*TRAIN, "--momentum", "1.5"), ("--momentum: ",)),
+    "momentum of adam": ((*TRAIN, "--momentum", ".9", "--optimizer", "adam"), ("--momentum: ",)),
+    "weight decay": ((*TRAIN, "--weight-decay", "-1"), ("--weight-decay: ",)),
     "seed": ((*TRAIN, "--seed", "-1"), ("--seed",)),
     "seed not a number": ((*TRAIN, "--seed", "x"), ("--seed", "integer")),
     "steps": ((*TRAIN, "--steps", "0"), ("--steps",)),
     "backend": ((*TRAIN, "--backend", "abacus"), ("abacus", "serial", "processes", "ray")),
+    "backend of a report": (("reproduce", "--backend", "abacus", "--out", "new"), ("--backend",)),
     "workers": ((*TRAIN, "--workers", "0"), ("--workers",)),
+    "workers of one process": ((*TRAIN, "--workers", "2"), ("--workers 2", "processes")),
+    "seconds between saves": ((*TRAIN, "--save-every", "inf"), ("--save-every inf", "finite")),
     "device": ((*TRAIN, "--device", "tpu"), ("tpu", "cpu", "cuda")),
     "option": ((*TRAIN, "--sede", "1"), ("--sede",)),
     "study": (("reproduce", "--study", "weather"), ("weather", "batch-size", "gradient")),
@@ -142,15 +149,38 @@ BAD: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
         ("trials", "--after", "8:0.1:1", "--batch-sizes", "1,x"),
         ("--batch-sizes", "'1,x'"),
     ),
-    "trial size 0": (("trials", "--after", "8:0.1:1", "--batch-sizes", "0"), ("batch_sizes",)),
-    "trial size twice": (("trials", "--after", "8:0.1:1", "--batch-sizes", "2,2"), ("distinct",)),
+    "trial size 0": (("trials", "--after", "8:0.1:1", "--batch-sizes", "0"), ("--batch-sizes: ",)),
+    "trial size twice": (
+        ("trials", "--after", "8:0.1:1", "--batch-sizes", "2,2"),
+        ("--batch-sizes: ", "distinct"),
+    ),
     "trial size over the samples": (
         ("trials", "--after", "8:0.1:1", "--batch-sizes", "2000"),
-        ("2000", "1024"),
+        ("--batch-sizes: ", "2000", "1024"),
     ),
     "samples over the data": (
         ("trials", "--after", "8:0.1:1", "--batch-sizes", "1", "--samples", "5000"),
-        ("5000", "1437"),
+        ("--samples: ", "5000", "1437"),
+    ),
+    "samples of a detailed draw": (
+        ("trials", "--after", "8:0.1:1", "--batch-sizes", "1", "--samples", "3", "--detailed", "1"),
+        ("--samples: ", "4 or more"),
+    ),
+    "start malformed": (
+        ("trials", "--after", "8:0.1", "--batch-sizes", "1"),
+        ("--after '8:0.1'", "B:LR:EPOCHS"),
+    ),
+    "start larger than the data": (
+        ("trials", "--after", "1438:0.1:1", "--batch-sizes", "1"),
+        ("--after: ", "1438", "1437"),
+    ),
+    "tensors of before": (
+        ("trials", "--after", "8:0.1:1", "--batch-sizes", "1", "--keep-tensors", "taken"),
+        ("--keep-tensors taken", "index.json is there already"),
+    ),
+    "tensors in a file": (
+        ("trials", "--after", "8:0.1:1", "--batch-sizes", "1", "--keep-tensors", "file"),
+        ("--keep-tensors file", "no directory"),
     ),
     "convention": (
         ("trials", "--after", "8:0.1:1", "--batch-sizes", "1", "--convention", "median"),
@@ -158,6 +188,10 @@ BAD: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
     ),
     "data directory": (
         (*TRAIN, "--workload", "mnist", "--data-dir", "nowhere"),
+        ("nowhere",),
+    ),
+    "data directory of a report": (
+        ("reproduce", "--workload", "mnist", "--data-dir", "nowhere", "--out", "new"),
         ("nowhere",),
     ),
     "data file altered": (
@@ -182,7 +216,11 @@ BAD: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input(name: str, tmp_path: Path, batchlab: Call) -> None:
     words, parts = BAD[name]
+    if words[0] in ("train", "trials") and "--store" not in words:
+        words += ("--store", "new")
     (tmp_path / "file").write_text("")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "index.json").write_text("{}")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     (tmp_path / "damaged").mkdir()
@@ -197,12 +235,25 @@ def test_bad_input(name: str, tmp_path: Path, batchlab: Call) -> None:
     with sqlite3.connect(tmp_path / "newer" / FILE) as db:
         db.execute(f"PRAGMA user_version = {VERSION + 1}")
     db.close()
-    before = {p: p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file()}
+    before = everything(tmp_path)
     line = fails(batchlab(*words))
     for part in parts:
         assert part in line
-    after = {p: p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file()}
-    assert after == before, "something was half-written"
+    assert everything(tmp_path) == before, "something was half-written"
+
+
+def everything(root: Path) -> dict[Path, bytes | None]:
+    """All files with their content, and all directories."""
+    return {path: path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
+
+
+def test_what_can_t_be_had_is_not_asked_for(tmp_path: Path, batchlab: Call) -> None:
+    told(batchlab(*TRAIN, "--store", "s", "--json"))
+    words = ("reproduce", "--workload", "mnist", "--data-dir", "nowhere", "--store", "s")
+    assert "nowhere" in fails(batchlab(*words, "--out", "new"))
+    assert not (tmp_path / "new").exists()
+    with Store(tmp_path / "s", create=False) as store:
+        assert store.requests() == []
 
 
 DRY: dict[str, tuple[tuple[object, ...], int]] = {

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from batchlab.archive import Request
 from batchlab.spec import UserError
 from batchlab.store.checkpoints import Checkpoints
 from batchlab.store.database import FILE, Run, Store
+from batchlab.studies import STUDIES
+from batchlab.workloads import workload
 from tests.conftest import Call
 from tests.store.test_check import KEYS, made
 from tests.test_cli import fails, told
@@ -45,6 +48,26 @@ def test_check_and_repair(batchlab: Call, tmp_path: Path) -> None:
     assert (tmp_path / mended["copy"] / FILE).exists()
     assert batchlab("store", "check", "--store", "s").returncode == 0
     assert "nothing was damaged" in batchlab("store", "repair", "--store", "s").stdout
+
+
+def test_trials_whose_start_was_dropped(batchlab: Call, tmp_path: Path) -> None:
+    words = ["trials", "--after", "500:0.01:1", "--batch-sizes", "8,16", "--trials", "4"]
+    words += ["--samples", "64", "--store", "s", "--json"]
+    rows = told(batchlab(*words))
+    db = sqlite3.connect(tmp_path / "s" / FILE)
+    with db:
+        db.execute("UPDATE record SET value = 3")  # of the training run: trials have none
+    db.close()
+    assert told(batchlab("store", "repair", "--store", "s", "--json"))["runs"] == 1
+    assert told(batchlab(*words)) == rows
+
+
+def test_findings_of_what_was_never_run(batchlab: Call, tmp_path: Path) -> None:
+    request = Request(protocol=workload("mnist").protocol, seeds=1, studies=tuple(STUDIES))
+    with Store(tmp_path / "s") as store:
+        store.ask(request.canonical())
+    found = told(batchlab("findings", "--store", "s", "--json"))
+    assert {finding["verdict"] for finding in found} == {"inconclusive"}
 
 
 @pytest.mark.parametrize("what", ["check", "repair"])

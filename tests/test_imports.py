@@ -39,8 +39,8 @@ ALLOWED: dict[str, set[str]] = {
     "studies": {"spec", "record", "analysis"},
     "sweep": {"engine", "workloads", "analysis", "backends", "documents", "spec"},
     "report": {"record", "documents"},
-    "options": {"spec"},
-    "integrations": {"probes", "record", "spec", "analysis"},
+    "options": {"spec", "workloads"},
+    "integrations": {"probes", "record", "spec", "analysis", "workloads"},
     "advice": {
         "spec",
         "record",

@@ -12,6 +12,7 @@ from tests import toy
 NAN, INF = float("nan"), float("inf")
 RECORDS = [
     Record(0, 0.0, 0, "test_accuracy", "all", 0.1),
+    Record(0, 0.0, 0, "train_loss", "all", 2.3),  # a number no more in the end
     Record(9, 1.0, 50, "test_accuracy", "all", 1 / 3),
     Record(9, 1.0, 50, "train_loss", "all", NAN),
     Record(9, 1.0, 50, "test_loss", "all", INF),

@@ -99,6 +99,16 @@ def test_shape_tells_apart_what_steps_differently() -> None:
         spec(phase(8, 1), model=Model(hidden=(16,))),
     ]
     assert len({shape(one) for one in different}) == len(different)
+    assert len({shape(one) for one in new_and_old_state()}) == 2
+
+
+def new_and_old_state() -> list[TrainSpec]:
+    """A run whose second phase has a fresh optimizer, and one that goes on with its own."""
+    second = phase(8, 1, rate=0.001, optimizer=ADAM)
+    return [
+        spec(phase(8, 1, optimizer=one), second, model=Model(hidden=(32, 16)))
+        for one in (DECOUPLED, ADAM)
+    ]
 
 
 def family() -> list[TrainSpec]:
@@ -125,6 +135,14 @@ def test_the_store_is_as_of_runs_alone(tmp_path: Path, name: str) -> None:
         assert run(store, specs, name) == len(specs)
         assert stored(store, specs) == alone(specs)
     assert not list((tmp_path / "partial").glob("*"))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_state_that_goes_on_beside_one_that_begins(tmp_path: Path, order: int) -> None:
+    specs = new_and_old_state()[::order]
+    with Store(tmp_path) as store:
+        run(store, specs)
+        assert stored(store, specs) == alone(specs)
 
 
 def test_jobs_have_several_stretches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,3 +39,8 @@ def test_the_whole_way(
     assert told(batchlab("findings", "--store", "o/store", "--json")) == first["findings"]
 
     assert check_page(out / "report.html") >= len(figures)
+
+    few = batchlab(*words[:3], "--seeds", 2, "--study", "spread", "--out", "o")
+    assert "mean-is-a-power-early" in few.stdout  # none of the article's list, so all are told
+    assert "Fewer than 3 seeds decide nothing" in few.stderr
+    assert "Fewer than 3 seeds decide nothing" in (out / "report.html").read_text()

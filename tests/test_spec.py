@@ -83,6 +83,8 @@ def test_malformed_phase(text: str) -> None:
         Phase.parse(text)
     assert repr(text) in str(raised.value)
     assert "\n" not in str(raised.value)
+    with pytest.raises(UserError, match=r"^--after "):
+        Phase.parse(text, name="--after")
 
 
 @given(st.integers(1, 10**6), st.floats(1e-9, 1e9), st.integers(1, 10**6))
@@ -150,6 +152,8 @@ def test_not_a_spec(text: str) -> None:
 
 
 def test_no_infinite_rates() -> None:
-    for rate in (math.nan, math.inf, 0.0, -1.0):
+    for rate in (math.nan, math.inf, 1e39, 0.0, -1.0):
         with pytest.raises(ValidationError):
             Phase(batch_size=1, learning_rate=rate, epochs=1)
+        with pytest.raises(ValidationError):
+            TrialsSpec.model_validate({**TRIALS.model_dump(), "learning_rate": rate})

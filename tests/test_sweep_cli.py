@@ -86,10 +86,11 @@ def test_published_searches(batchlab: Call, tmp_path: Path) -> None:
         ((TARGET, "--batch-sizes", "4,4"), "--batch-sizes: two different ones or more"),
         ((TARGET, "--budget", "many"), "--budget 'many': must be the samples a run may see"),
         ((TARGET, "--budget", "0epochs"), "--budget '0epochs': must be"),
-        ((TARGET, "--target", "nan"), "target: Input should be a finite number"),
+        ((TARGET, "--target", "nan"), "--target: Input should be a finite number"),
         ((TARGET, "--target", "100"), "target 100: met before any step"),
         ((TARGET, "--trials", "2"), "--trials"),
-        ((TARGET, "--seed", "-1"), "seed: Input should be greater than or equal to 0"),
+        ((TARGET, "--seed", "-1"), "--seed -1: must be a whole number from 0"),
+        (("nowhere", "--seed", str(2**64)), f"--seed {2**64}: must be a whole number"),
         ((TARGET, "--device", "tpu"), "--device: unknown 'tpu'; choose from cpu, cuda"),
         ((TARGET, "--metric", "loss"), "--metric: is for --read"),
         ((TARGET, "--read", "."), "--read .: measures nothing; give it or TARGET"),
@@ -98,12 +99,25 @@ def test_published_searches(batchlab: Call, tmp_path: Path) -> None:
     ],
 )
 def test_errors_are_one_line(batchlab: Call, words: tuple[str, ...], says: str) -> None:
-    done = batchlab("sweep", *words, "--workers", 1)
+    done = batchlab("sweep", *words, *(() if "--read" in words else ("--workers", 1)))
     assert (done.returncode, done.stdout) == (2, "")
     line = done.stderr.splitlines()[-1]
     assert says in line
     assert line.startswith("batchlab: ")
     assert not list(Path("out").rglob("*.json*"))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("--batch-sizes 8,16", "--trials 5", "--seeds 2", "--budget 9epochs", "--seed 0"),
+        *("--workers 1", "--device cpu", "--data-dir d", "--out o"),
+    ],
+)
+def test_what_is_read_is_not_measured(batchlab: Call, option: str) -> None:
+    done = batchlab("sweep", "--read", "o", *option.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"batchlab: --read o: measures nothing; give it or {option}\n"
 
 
 def test_budgets_in_epochs_and_samples(batchlab: Call) -> None:

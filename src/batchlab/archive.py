@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pydantic import ValidationError
 
 from batchlab import __version__
+from batchlab.analysis.intervals import MIN_REPETITIONS
 from batchlab.record import Finding, Section
 from batchlab.spec import Frozen, Protocol, Spec, UserError, one_line
 from batchlab.store.database import Store
@@ -40,17 +41,31 @@ def sections(request: Request, store: Store) -> list[Section]:
     return [STUDIES[name].section(results) for name in request.studies]
 
 
+def cautions(request: Request) -> list[str]:
+    """What a reader of the verdicts must be told first."""
+    if request.seeds >= MIN_REPETITIONS:
+        return []
+    return [
+        f"Fewer than {MIN_REPETITIONS} seeds decide nothing: figures and tables are there, and "
+        "every verdict is inconclusive."
+    ]
+
+
 def cover(request: Request, scale: str, runs: int) -> dict[str, str]:
     """What the page says of itself: title, lead, and what was run."""
     p = request.protocol
+    ours, theirs = (p.tiny, p.small, p.middle, p.large), (2, 64, 256, 1024)
+    lead = [
+        f"What an article of 2018 found of the batch size, and what it left open, on {p.workload} "
+        f"with {request.seeds} seed{'s' if request.seeds > 1 else ''}."
+    ]
+    if ours != theirs:
+        told = [f"{', '.join(f'{b:,}' for b in of[:3])} and {of[3]:,}" for of in (ours, theirs)]
+        lead.append(f"Batch sizes {told[0]} stand for its {told[1]}.")
+    lead += ["Each claim has a verdict from 95% intervals.", *cautions(request)]
     return {
         "title": f"What batch size should I use, and why? The article's findings on {p.workload}",
-        "lead": (
-            f"Six experiments of 2018 on batch size, run again on {p.workload} with "
-            f"{request.seeds} seeds: batch sizes {p.tiny}, {p.small}, {p.middle} and {p.large} "
-            "stand for the article's 2, 64, 256 and 1,024. Each claim has a verdict from a 95% "
-            "interval."
-        ),
+        "lead": " ".join(lead),
         "Workload": f"{p.workload}, {p.train_samples:,} training samples",
         "Model": "-".join(str(width) for width in ("inputs", *p.model.hidden, "classes")),
         "Scale": scale,
@@ -63,7 +78,7 @@ def cover(request: Request, scale: str, runs: int) -> dict[str, str]:
 
 
 def findings(store: Store) -> list[Finding]:
-    """The findings of all that was ever asked of the store and is complete in it."""
+    """The findings of all that was ever asked of the store, by what of it is there."""
     told: dict[str, Finding] = {}
     for text in store.requests():
         try:

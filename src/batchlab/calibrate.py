@@ -251,7 +251,8 @@ def _trials_cost(spec: TrialsSpec, load_data: Load, passes: dict[TrialsSpec, Pas
     sizes = tuple(size for size in spec.batch_sizes if size <= short.samples)
     short = short.model_copy(update={"batch_sizes": sizes})
     if short not in passes:
-        passes[short] = _time_passes(short, threads, _part(load_data(start), ROWS))
+        part = _part(load_data(start), max(ROWS, short.samples))
+        passes[short] = _time_passes(short, threads, part)
     # Large batches cost about what the largest timed does: the time is in the samples.
     scale = spec.samples / short.samples * len(spec.batch_sizes) / len(sizes)
     timed = passes[short]

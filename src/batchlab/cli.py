@@ -2,15 +2,17 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
 
 from batchlab import cli_store
+from batchlab.backends import check_backend
 from batchlab.backends.base import Interrupted, Wanted
 from batchlab.cli_advise import advise
 from batchlab.cli_bench import bench
@@ -81,7 +83,7 @@ def main() -> None:
     except UserError as error:
         _fail(str(error), 2)
     except ValidationError as error:
-        _fail(one_line(error), 2)
+        _fail(one_line(error, option=True), 2)
     except typer.TyperException as error:
         _fail(" ".join(error.format_message().split()), error.exit_code)
     except (Interrupted, typer.Abort, KeyboardInterrupt):
@@ -133,13 +135,23 @@ def reproduce(
     request = archive.Request(protocol=protocol, seeds=seeds, studies=chosen)
     wanted = Wanted(workers, threads, device, address, gpus_per_job, memory_per_job)
     how = _How(backend, wanted, data_dir, save_every, given_address(checkpoints))
+    root = store or out / "store"
     if dry_run:
-        _say_plan(request.specs(), store or out / "store", how, as_json)
+        _say_plan(request.specs(), root, how, as_json)
         return
+    stored = _stored(request, root)
+    if not stored:
+        _have_data(workload, None, how)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    trained = _reproduce(request, store or out / "store", how)
-    with Store(store or out / "store") as there:
+    trained = 0
+    if not stored:
+        from batchlab import laboratory as lab
+
+        with _bench(root, how) as bench:
+            trained = lab.reproduce(request, bench)
+    with Store(root) as there:
+        there.ask(request.canonical())  # where all was there for another request, too
         sections = archive.sections(request, there)
         rows = describe(there, [spec.key for spec in request.specs()])
         cover = archive.cover(request, scale, len(rows))
@@ -152,6 +164,8 @@ def reproduce(
         say_json({"report": str(page), "trained": trained, "seconds": seconds, "findings": told})
         return
     say_findings([f.json() for f in _headlines(found)])
+    for caution in archive.cautions(request):
+        print(caution, file=sys.stderr)
     print(f"{trained} runs trained, {len(rows) - trained} from the store, {seconds} s")
     print(f"report: {page}")
 
@@ -185,12 +199,14 @@ def train(
     from batchlab import laboratory as lab
 
     chosen = _optimizer(optimizer, momentum, weight_decay)
-    spec = _train_spec(_protocol(workload, matmul, device), phase, chosen, seed, every, steps)
+    protocol = _protocol(workload, matmul, device)
+    spec = _train_spec(protocol, "--phase", phase, chosen, seed, every, steps)
     wanted = Wanted(workers, threads, device, address, gpus_per_job, memory_per_job)
     how = _How(backend, wanted, data_dir, save_every, given_address(checkpoints))
     if dry_run:
         _say_plan([spec], store, how, as_json)
         return
+    _have_data(workload, store, how)
     with _bench(store, how) as bench:
         told = lab.train_one(spec, bench)
     if as_json:
@@ -232,8 +248,10 @@ def trials(
 ) -> None:
     """Measure what a pass over fresh samples adds up to at each batch size."""
     from batchlab import laboratory as lab
+    from batchlab.store.tensors import check_free
 
-    start = _train_spec(_protocol(workload, matmul, device), after, Optimizer(), seed, 1, None)
+    protocol = _protocol(workload, matmul, device)
+    start = _train_spec(protocol, "--after", after, Optimizer(), seed, 1, None)
     chosen = {one_of("--convention", name, CONVENTIONS) for name in convention or CONVENTIONS}
     spec = TrialsSpec(
         start=start,
@@ -245,11 +263,16 @@ def trials(
         conventions=tuple(c for c in CONVENTIONS if c in chosen),
         detailed=min(detailed, trials),
     )
+    _fits("--samples", spec.check_samples, protocol)
+    _fits("--batch-sizes", spec.check, protocol)
+    if keep_tensors is not None:
+        check_free(keep_tensors, spec)
     wanted = Wanted(workers, threads, device, address, gpus_per_job, memory_per_job)
     how = _How(backend, wanted, data_dir, save_every, given_address(checkpoints), keep_tensors)
     if dry_run:
         _say_plan([spec], store, how, as_json)
         return
+    _have_data(workload, store, how)
     with _bench(store, how) as bench:
         rows = lab.trials_one(spec, bench)
     if as_json:
@@ -258,8 +281,9 @@ def trials(
         say_rows(rows)
 
 
-class _How(NamedTuple):
-    """The options that say how work is done, whatever the work."""
+@dataclass(frozen=True, slots=True)
+class _How:
+    """The options that say how work is done, whatever the work; checked before anything is made."""
 
     backend: str
     wanted: Wanted
@@ -268,6 +292,27 @@ class _How(NamedTuple):
     checkpoints: str | None  # an address, where it is not the store
     tensors: Path | None = None
 
+    def __post_init__(self) -> None:
+        check_device(self.wanted.device)
+        check_backend(self.backend, self.wanted)
+
+
+def _fits(option: str, check: Callable[[int], None], protocol: Protocol) -> None:
+    """Make a spec's check; what is wrong is told as this option's."""
+    try:
+        check(protocol.train_samples)
+    except UserError as error:
+        raise UserError(f"{option}: {error}") from None
+
+
+def _have_data(workload: str, store: Path | None, how: _How) -> None:
+    """Load the data, by the jobs' name for their place, before a new store is made for them."""
+    from batchlab.engine.data import load
+    from batchlab.store.database import FILE
+
+    if store is None or not (store / FILE).exists():
+        load(workload, how.data_dir and how.data_dir.absolute(), "cpu", "float32")
+
 
 @contextmanager
 def _bench(store: Path | None, how: _How, *, look: bool = False) -> Iterator["Bench"]:
@@ -275,31 +320,24 @@ def _bench(store: Path | None, how: _How, *, look: bool = False) -> Iterator["Be
     from batchlab import laboratory as lab
     from batchlab.jobs import Site
 
-    device = check_device(how.wanted.device)
     backend = lab.choose_backend(how.backend, how.wanted)
-    address = how.checkpoints
-    if address is not None and not look:
-        try_address(address)
+    if how.checkpoints is not None and not look:
+        try_address(how.checkpoints)
     with lab.open_store(store, look=look) as there, Live() as progress, stopping() as asked:
-        site = Site(there.root, how.data_dir, device, how.save_every, how.tensors, address)
+        device = how.wanted.device
+        site = Site(there.root, how.data_dir, device, how.save_every, how.tensors, how.checkpoints)
         yield lab.Bench(there, backend, site, progress, asked)
 
 
-def _reproduce(request: "Request", root: Path, how: _How) -> int:
-    """How many runs that took; nothing heavy is imported where the store has them all."""
+def _stored(request: "Request", root: Path) -> bool:
+    """Whether the store has all of it; nothing heavy is imported to tell."""
     from batchlab import archive
     from batchlab.store.database import FILE, Store
 
-    check_device(how.wanted.device)
-    if (root / FILE).exists():
-        with Store(root) as there:
-            if archive.complete(request, there):
-                there.ask(request.canonical())
-                return 0
-    from batchlab import laboratory as lab
-
-    with _bench(root, how) as bench:
-        return lab.reproduce(request, bench)
+    if not (root / FILE).exists():
+        return False
+    with Store(root) as there:
+        return archive.complete(request, there)
 
 
 def _say_plan(specs: Sequence[Spec], store: Path | None, how: _How, as_json: bool) -> None:
@@ -325,16 +363,17 @@ def _protocol(workload: str, matmul: str, device: str) -> Protocol:
 
 def _train_spec(
     protocol: Protocol,
+    option: str,
     phases: list[str],
     optimizer: Optimizer,
     seed: int,
     every: int,
     steps: int | None,
 ) -> TrainSpec:
-    schedule = [Phase.parse(text, optimizer) for text in phases]
+    schedule = [Phase.parse(text, optimizer, name=option) for text in phases]
     check_seed(seed)
     spec = protocol.spec(schedule, seed, Cadence.doubling(every))
-    spec.check(protocol.train_samples)
+    _fits(option, spec.check, protocol)
     return spec if steps is None else spec.cut(steps, protocol.train_samples)
 
 
@@ -345,11 +384,14 @@ def _optimizer(name: str, momentum: float, weight_decay: float) -> Optimizer:
 
 
 def _headlines(found: list[Any]) -> list[Any]:
-    """The first of each id: the reading that the page shows first."""
+    """The first of each id: the reading that the page shows first.
+
+    Those of the article's list, or all where none is of it.
+    """
     first: dict[str, Any] = {}
     for finding in found:
         first.setdefault(finding.id, finding)
-    return [f for f in first.values() if f.listed]
+    return [f for f in first.values() if f.number] or list(first.values())
 
 
 def _fail(message: str, status: int) -> NoReturn:

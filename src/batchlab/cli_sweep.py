@@ -7,7 +7,7 @@ import typer
 
 from batchlab.backends import BACKENDS
 from batchlab.backends.base import cores
-from batchlab.options import DataDir, Device, Json, Seed, Workers, check_device
+from batchlab.options import DataDir, Json, Workers, check_device, check_seed
 from batchlab.printing import say_json, say_rows
 from batchlab.progress import Live
 from batchlab.spec import UserError, parse_sizes
@@ -15,6 +15,9 @@ from batchlab.stopping import stopping
 
 if TYPE_CHECKING:
     from batchlab.sweep.result import Result
+
+# Not typer's defaults, which could not be told from what is given beside --read.
+TRIALS, SEEDS, BUDGET, SEED, DEVICE, OUT = 15, 5, "40epochs", 0, "cpu", Path("out/sweep")
 
 Target = Annotated[
     str | None,
@@ -32,18 +35,27 @@ def sweep(
         float | None,
         typer.Option("--target", help="of the validation metric; else the workload's, or derived"),
     ] = None,
-    trials: Annotated[int, typer.Option(min=3, help="learning rates tried at every size")] = 15,
-    seeds: Annotated[int, typer.Option(min=1, help="repetitions of the best one")] = 5,
+    trials: Annotated[
+        int | None, typer.Option(min=3, help=f"learning rates tried at every size; else {TRIALS}")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help=f"repetitions of the best one; else {SEEDS}")
+    ] = None,
     budget: Annotated[
-        str, typer.Option(help="samples that a run may see: 60000, or 40epochs")
-    ] = "40epochs",
-    seed: Seed = 0,
+        str | None,
+        typer.Option(help=f"samples that a run may see: 60000, or 40epochs; else {BUDGET}"),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help=f"fixes initialisation, data order and draws; else {SEED}"),
+    ] = None,
     workers: Workers = None,
-    device: Device = "cpu",
+    device: Annotated[str | None, typer.Option(help=f"cpu or cuda; else {DEVICE}")] = None,
     data_dir: DataDir = None,
     out: Annotated[
-        Path, typer.Option(help="where every run is kept, and a sweep goes on from")
-    ] = Path("out/sweep"),
+        Path | None,
+        typer.Option(help=f"where every run is kept, and a sweep goes on from; else {OUT}"),
+    ] = None,
     read: Annotated[
         Path | None,
         typer.Option(help="measure nothing: a sweep's --out, or a folder of Shallue et al.'s data"),
@@ -55,17 +67,39 @@ def sweep(
 ) -> None:
     """Train at every batch size to a target, with a learning-rate search at each: ground truth."""
     if read is not None:
-        if target is not None:
-            raise UserError(f"--read {read}: measures nothing; give it or TARGET {target!r}")
+        measuring = {
+            "TARGET": target,
+            "--batch-sizes": batch_sizes,
+            "--trials": trials,
+            "--seeds": seeds,
+            "--budget": budget,
+            "--seed": seed,
+            "--workers": workers,
+            "--device": device,
+            "--data-dir": data_dir,
+            "--out": out,
+        }
+        for name, given in measuring.items():
+            if given is not None:
+                raise UserError(f"--read {read}: measures nothing; give it or {name} {given}")
         done = _read(read, value, metric)
     elif target is None:
         raise UserError("TARGET: digits, mnist, package.module:factory, file.py:factory or --read")
     elif metric is not None:
         raise UserError("--metric: is for --read; a workload has its own")
     else:
-        sizes = None if batch_sizes is None else parse_sizes(batch_sizes)
         done = _measure(
-            target, sizes, value, trials, seeds, budget, seed, workers, device, data_dir, out
+            target,
+            None if batch_sizes is None else parse_sizes(batch_sizes),
+            value,
+            trials or TRIALS,
+            seeds or SEEDS,
+            BUDGET if budget is None else budget,
+            SEED if seed is None else seed,
+            workers,
+            DEVICE if device is None else device,
+            data_dir,
+            out or OUT,
         )
     if as_json:
         say_json({"said": done.said, **done.json()})
@@ -94,6 +128,7 @@ def _measure(
     from batchlab.sweep.protocol import Asked, Place, parse_budget, sizes_of
     from batchlab.sweep.run import sweep as run
 
+    check_seed(seed)
     check_device(device)
     limit_threads(1)  # as in every worker: the numbers depend on it
     place = Place(target, data_dir, device, seed)

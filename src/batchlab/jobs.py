@@ -3,7 +3,7 @@
 import json
 import platform
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -29,6 +29,7 @@ from batchlab.workloads.base import Data
 
 LEFT_OUT = "left out"  # trials from a run that diverged
 SPEC = "spec"  # the name of the trajectory's JSON in a checkpoint
+TENSORS = "tensors"  # ...of which files have the gradients of the passes done
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,16 +213,26 @@ def _trials(site: Site, piece: Trials, report: Report) -> Outcome:
         return Outcome(LEFT_OUT, ())
     data = load(spec.start.workload, site.data_dir, site.device, spec.start.dtype)
     under_way = _under_way(site, piece)
-    begun = under_way.load(TrialState.from_parts)
     steps = spec.step_count(len(data.train_x))
-    with ExitStack() as open_files:
-        keep = None
-        if site.tensors is not None:
-            name, weight = last_weight(spec.start, data)
-            keep = TensorFiles(site.tensors, spec, name, (weight.shape[0], weight.shape[1]))
-            open_files.enter_context(keep)
-            if not keep.resumed:
-                begun = None  # the gradients of the passes done are not in these files
+    keep = None
+    if site.tensors is not None:
+        name, weight = last_weight(spec.start, data)
+        keep = TensorFiles(site.tensors, spec, name, (weight.shape[0], weight.shape[1]))
+
+    def build(tensors: dict[str, torch.Tensor], meta: dict[str, str]) -> TrialState | None:
+        if keep is not None and meta.get(TENSORS) != keep.mark:
+            return None  # the gradients of the passes done are not in these files
+        return TrialState.from_parts(tensors, meta)
+
+    def save(state: TrialState) -> None:
+        if keep is None:
+            under_way.save(state)
+        else:
+            keep.sync()  # first: no pass may be done of which the gradient is lost
+            under_way.save(state, **{TENSORS: keep.mark})
+
+    with keep or nullcontext():
+        begun = under_way.load(build)
         if begun is not None:
             report(steps // spec.trials * begun.done)
         end = run_trials(
@@ -230,7 +241,7 @@ def _trials(site: Site, piece: Trials, report: Report) -> Outcome:
             data,
             begun=begun,
             tick=report,
-            save=under_way.save,
+            save=save,
             save_every_s=site.save_every_s,
             keep=keep,
         )
@@ -256,8 +267,8 @@ class _Checkpoint:
     def __init__(self, checkpoints: Checkpoints, key: str) -> None:
         self._checkpoints, self._key = checkpoints, key
 
-    def save(self, state: _State) -> None:
-        self._checkpoints.save(self._key, state.tensors, state.meta())
+    def save(self, state: _State, **more: str) -> None:
+        self._checkpoints.save(self._key, state.tensors, state.meta() | more)
 
     def load(
         self, build: Callable[[dict[str, torch.Tensor], dict[str, str]], State]

@@ -12,13 +12,13 @@ import numpy as np
 from batchlab.analysis.fits import exponent
 from batchlab.analysis.intervals import mean_interval
 from batchlab.archive import Request, cover, findings, sections
-from batchlab.backends import BACKENDS
+from batchlab.backends import BACKENDS, check_backend
 from batchlab.backends.base import Backend, Wanted
 from batchlab.documents import plain
 from batchlab.jobs import Site
 from batchlab.listing import describe, runs_frame
 from batchlab.runner import Costed, Progress, prepare, run_all
-from batchlab.spec import Spec, TrainSpec, TrialsSpec, UserError, one_of
+from batchlab.spec import Spec, TrainSpec, TrialsSpec, UserError
 from batchlab.store.database import FILE, Store
 from batchlab.studies.results import Trials
 
@@ -31,8 +31,7 @@ __all__ = [  # noqa: RUF022, what stands elsewhere and is asked for here
 
 def choose_backend(name: str, wanted: Wanted) -> Backend:
     """A backend by name; raises `UserError` where it has not what is wanted of it."""
-    one_of("--backend", name, list(BACKENDS))
-    wanted.check(name)
+    check_backend(name, wanted)
     return BACKENDS[name](wanted)
 
 
@@ -107,11 +106,11 @@ def trials_one(spec: TrialsSpec, bench: Bench) -> list[dict[str, Any]]:
             "another --store"
         )
     bench.run([spec])
-    start = store.runs([spec.start.key])[0]
-    if start.status == "diverged":
-        raise UserError(
-            f"--after: that run diverged at step {start.steps}; choose a lower learning rate"
-        )
+    for start in store.runs([spec.start.key]):  # which a repair may have dropped
+        if start.status == "diverged":
+            raise UserError(
+                f"--after: that run diverged at step {start.steps}; choose a lower learning rate"
+            )
     frame, bins = store.trials([spec.key]), store.bins([spec.key])
     rows = []
     for convention in spec.conventions:

@@ -4,6 +4,7 @@ Pure functions.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from math import ceil
 
 from batchlab.plan import Piece, Stretch
@@ -69,8 +70,14 @@ def estimate(costs: Sequence[float], after: Sequence[int | None], workers: int) 
     return max([sum(costs) / workers, *chains(costs, after)])
 
 
-def shape(spec: TrainSpec) -> TrainSpec:
-    """The spec but for its seed and the numbers of its phases: runs in lockstep have one shape."""
+def shape(spec: TrainSpec) -> tuple[TrainSpec, tuple[bool, ...]]:
+    """The spec but for its seed and the numbers of its phases: runs in lockstep have one shape.
+
+    And, for each phase after the first, whether its optimizer is that of the phase before. Only
+    then does an optimizer's state outlive the change, and of runs in lockstep all have one or none.
+    """
+    optimizers = [phase.optimizer for phase in spec.schedule]
+    keeps = tuple(before == after for before, after in pairwise(optimizers))
     schedule = []
     for phase in spec.schedule:
         chosen = phase.optimizer
@@ -78,7 +85,7 @@ def shape(spec: TrainSpec) -> TrainSpec:
         if chosen.name == "sgd":
             like = Optimizer(momentum=0.0 if chosen.plain else 0.5)
         schedule.append(phase.model_copy(update={"learning_rate": 1.0, "optimizer": like}))
-    return spec.model_copy(update={"schedule": tuple(schedule), "seed": 0})
+    return spec.model_copy(update={"schedule": tuple(schedule), "seed": 0}), keeps
 
 
 def _likeness(stretch: Stretch, pieces: Sequence[Piece]) -> object:

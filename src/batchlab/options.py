@@ -1,11 +1,25 @@
 """Options that several commands share, and how their values are checked."""
 
+from math import isfinite
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from batchlab.spec import UserError, one_of
+
+
+def _known(workload: str) -> str:
+    from batchlab.workloads import WORKLOADS
+
+    return one_of("--workload", workload, list(WORKLOADS))
+
+
+def _finite(seconds: float) -> float:
+    if not isfinite(seconds):
+        raise UserError(f"--save-every {seconds}: must be a finite number of seconds")
+    return seconds
+
 
 Seed = Annotated[int, typer.Option(help="fixes initialisation, data order and draws")]
 DataDir = Annotated[
@@ -14,7 +28,7 @@ DataDir = Annotated[
 Workers = Annotated[int | None, typer.Option(min=1, help="jobs at once; else all cores' worth")]
 Device = Annotated[str, typer.Option(help="cpu or cuda")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
-Workload = Annotated[str, typer.Option(help="digits or mnist")]
+Workload = Annotated[str, typer.Option(help="digits or mnist", callback=_known)]
 StoreDir = Annotated[Path | None, typer.Option("--store", help="where runs are kept")]
 StoreThere = Annotated[Path, typer.Option("--store", help="where runs are kept")]
 BackendName = Annotated[str, typer.Option("--backend", help="serial, processes or ray")]
@@ -35,7 +49,8 @@ GpusPerJob = Annotated[
 ]
 MemoryPerJob = Annotated[int | None, typer.Option(min=1, help="MiB that Ray keeps for a job")]
 SaveEvery = Annotated[
-    float, typer.Option(min=0, help="seconds between checkpoints of runs under way")
+    float,
+    typer.Option(min=0, help="seconds between checkpoints of runs under way", callback=_finite),
 ]
 MatmulName = Annotated[str, typer.Option("--matmul", help="float32, bf16 or tf32")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")]

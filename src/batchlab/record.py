@@ -121,7 +121,7 @@ class Finding:
     test: str
     reason: str
     article: str  # what the article says, in numbers where it has them
-    listed: bool  # one of the article's twelve
+    number: int | None  # in the article's list of twelve, from 1
     cannot: str | None = None  # the identity by which it can't hold under its convention, if any
 
     def json(self) -> dict[str, Any]:

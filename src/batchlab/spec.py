@@ -11,7 +11,15 @@ from itertools import pairwise
 from math import ceil
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 OptimizerName = Literal["sgd", "adam", "adamw"]
 Initialisation = Literal["glorot_uniform", "glorot_normal", "he_uniform", "lecun_normal", "torch"]
@@ -24,7 +32,10 @@ MATMULS: tuple[Matmul, ...] = get_args(Matmul)
 OPTIMIZERS: tuple[OptimizerName, ...] = get_args(OptimizerName)
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 
+MOST_RATE = 1e38  # single precision, in which steps are taken, ends at 3.4e38
+
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, le=MOST_RATE, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -35,10 +46,15 @@ class UserError(ValueError):
     """The user asked for something impossible; the message is one line that says what is right."""
 
 
-def one_line(error: ValidationError) -> str:
-    """The first problem pydantic found, as `field: problem (got value)`."""
+def one_line(error: ValidationError, *, option: bool = False) -> str:
+    """The first problem pydantic found, as `field: problem (got value)`.
+
+    With `option` the field is told as the command line's option of the same name.
+    """
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
+    if option and where:
+        where = f"--{first['loc'][0]}".replace("_", "-")
     problem = first["msg"].removeprefix("Value error, ")
     got = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
     return f"{where}: {problem}{got}" if where else problem
@@ -92,11 +108,13 @@ class Optimizer(Frozen):
     beta1: Fraction = 0.9
     beta2: Fraction = 0.999
 
-    @model_validator(mode="after")
-    def _momentum_is_for_sgd(self) -> Self:
-        if self.momentum and self.name != "sgd":
-            raise ValueError(f"momentum is for sgd; {self.name} has beta1")
-        return self
+    @field_validator("momentum")
+    @classmethod
+    def _momentum_is_for_sgd(cls, momentum: float, info: ValidationInfo) -> float:
+        name = info.data.get("name", "sgd")  # none where it is wrong itself
+        if momentum and name != "sgd":
+            raise ValueError(f"momentum is for sgd; {name} has beta1")
+        return momentum
 
     @property
     def plain(self) -> bool:
@@ -108,7 +126,7 @@ class Phase(Frozen):
     """So many epochs, or so many steps, at one batch size, learning rate and optimizer."""
 
     batch_size: Count
-    learning_rate: PositiveFloat
+    learning_rate: Rate
     epochs: Count | None = None
     steps: Count | None = None
     optimizer: Optimizer = Optimizer()
@@ -120,19 +138,20 @@ class Phase(Frozen):
         return self
 
     @classmethod
-    def parse(cls, text: str, optimizer: Optimizer | None = None) -> Self:
+    def parse(cls, text: str, optimizer: Optimizer | None = None, *, name: str = "phase") -> Self:
         """A phase from `B:LR:EPOCHS`, for example `64:0.01:30`.
 
-        Raises `UserError` where the text is malformed or a value is out of range.
+        Raises `UserError` where the text is malformed or a value is out of range; `name` is what
+        it says that the text is.
         """
         parts = text.split(":")
         form = "B:LR:EPOCHS (whole number : positive number : whole number), like 64:0.01:30"
         if len(parts) != 3:
-            raise UserError(f"phase {text!r}: must be {form}")
+            raise UserError(f"{name} {text!r}: must be {form}")
         try:
             batch_size, rate, epochs = int(parts[0]), float(parts[1]), int(parts[2])
         except ValueError:
-            raise UserError(f"phase {text!r}: must be {form}") from None
+            raise UserError(f"{name} {text!r}: must be {form}") from None
         try:
             return cls(
                 batch_size=batch_size,
@@ -141,7 +160,7 @@ class Phase(Frozen):
                 optimizer=optimizer or Optimizer(),
             )
         except ValidationError as error:
-            raise UserError(f"phase {text!r}: {one_line(error)}") from None
+            raise UserError(f"{name} {text!r}: {one_line(error)}") from None
 
     def step_count(self, samples: int) -> int:
         """Steps of this phase on `samples` training samples; the last short batch is a step."""
@@ -253,7 +272,7 @@ class TrialsSpec(Frozen):
     samples: Count
     draws: Count
     orders: Count = 1
-    learning_rate: PositiveFloat
+    learning_rate: Rate
     conventions: tuple[Convention, ...] = Field(default=CONVENTIONS, min_length=1)
     detailed: Annotated[int, Field(ge=0)] = 0
 
@@ -276,6 +295,16 @@ class TrialsSpec(Frozen):
     def check(self, samples: int) -> None:
         """Raise `UserError` where a trial wants more than the data have."""
         self.start.check(samples)
+        self.check_samples(samples)
+        for size in self.batch_sizes:
+            if size > self.samples:
+                raise UserError(
+                    f"batch size {size} is larger than the {self.samples} samples of a trial; "
+                    f"choose 1 to {self.samples}"
+                )
+
+    def check_samples(self, samples: int) -> None:
+        """Raise `UserError` where a trial has more samples than the data, or too few."""
         if self.samples > samples:
             raise UserError(
                 f"{self.samples} samples a trial are more than the {samples} training samples "
@@ -286,12 +315,6 @@ class TrialsSpec(Frozen):
                 f"{self.samples} samples a trial are too few for detailed draws; choose "
                 f"{LEAST_DETAILED} or more, or no detailed draws"
             )
-        for size in self.batch_sizes:
-            if size > self.samples:
-                raise UserError(
-                    f"batch size {size} is larger than the {self.samples} samples of a trial; "
-                    f"choose 1 to {self.samples}"
-                )
 
 
 Spec = TrainSpec | TrialsSpec
@@ -319,8 +342,8 @@ class Protocol(Frozen):
     small: Count  # 64
     middle: Count  # 256
     large: Count  # 1024
-    learning_rate: PositiveFloat
-    high_learning_rate: PositiveFloat
+    learning_rate: Rate
+    high_learning_rate: Rate
     epochs: Count
     early_epochs: Count  # the gradient study's early checkpoint; the late one is at `epochs`
     trial_batch_sizes: tuple[Count, ...]

@@ -182,6 +182,47 @@ def test_more_seeds_are_branched_where_few_do_not_decide(monkeypatch: pytest.Mon
     assert made.samples <= COST * 20_000
 
 
+def test_a_target_that_one_step_reaches_is_told_of() -> None:
+    with pytest.raises(UserError, match=r"noise scale: 1 of the 1 steps to the target could be"):
+        advise(quadratic.workload(batch_size=512, rate=1.0), target=2.0, budget="10000")
+
+
+def test_snapshots_are_kept_for_branches_alone(digits: tuple[Advice, Path]) -> None:
+    assert digits[0].tuned.run.snapshots[0].place.step == 0
+    assert len(digits[0].tuned.run.snapshots) == 2
+    assert advise(quadratic.workload(), budget="4000").present.snapshots == ()
+
+
+def test_batch_norm_is_advised_on() -> None:
+    model = torch.nn.Sequential(
+        torch.nn.Linear(own.INPUTS, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, own.CLASSES)
+    )
+    job = own.workload(
+        model=model, train=own.tensors(400), validation=own.tensors(200, 1), batch_size=4
+    )
+    advice = advise(job, budget="6e", verify=True)
+    assert advice.tuned.run.kind == "pairs of batches"
+    assert any("batch norm" in note for note in advice.notes)
+    costs = {cost.stage: cost.samples for cost in advice.costs}
+    assert costs["present setting"] > advice.present.samples  # what was passed beside
+
+
+def test_an_optimizer_without_a_known_metric_is_noted() -> None:
+    job = own.workload(
+        train=own.tensors(400),
+        validation=own.tensors(200, 1),
+        optimizer=lambda m: torch.optim.NAdam(m.parameters(), lr=0.01),
+    )
+    told = [note for note in advise(job, budget="4e").notes if "NAdam" in note]
+    assert len(told) == 1
+
+
+def test_an_error_of_ours_is_not_called_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batchlab.advice.advise._to_try", int)
+    with pytest.raises(TypeError):
+        advise(own.workload(train=own.tensors(400)), budget="4e")
+
+
 def test_an_error_keeps_what_was_measured(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="target loss 1e-09: not reached in"):
         advise(quadratic.workload(), target=1e-9, budget="4000", out=tmp_path)

@@ -48,6 +48,22 @@ def test_ratio_of_what_makes_no_progress() -> None:
     assert ratio([0, 1, 2], [1.0, 0.5, inf], [0, 1, 2], down) == inf  # diverged after a good start
 
 
+def test_levels_at_which_the_base_still_stands_at_its_start_are_none() -> None:
+    marks = list(range(11))
+    late = [1.0] * 9 + [0.98, 0.95]  # the base leaves its first loss after the eighth mark
+    early = [1.0, 0.9, *np.linspace(0.88, 0.6, 9)]
+    assert ratio(marks, early, marks, late) > 0.01
+    assert ratio(marks, early, marks, late) < 0.1
+
+
+def test_seeds_that_were_cut_to_a_bound_tell_no_spread() -> None:
+    spread = {16.0: [1.7, 2.0, 1.8, 2.1]}
+    alone, beside = compare(8, spread), compare(8, spread | {64.0: [8.0] * 4})
+    assert beside.ratios[64.0].effect == pytest.approx(8)
+    assert beside.critical.effect < alone.critical.effect  # it has a say in where,
+    assert compare(8, {64.0: [8.0] * 4}).critical.high == inf  # and none in how sure
+
+
 @pytest.mark.parametrize("critical", [5.0, 60.0, 900.0])
 def test_critical_size_is_found(critical: float) -> None:
     told = compare(8, ratios(critical, 8, [2.0, 32.0, 256.0], noise=1e-9))
@@ -104,7 +120,7 @@ def test_agreement_disagreement_and_neither() -> None:
     assert verdict(Interval(600, 570, 630, 10)) == "refuted"
     assert verdict(Interval(6, 5.7, 6.3, 10)) == "refuted"
     assert verdict(Interval(60, 10, 400, 10)) == "inconclusive"
-    assert verdict(Interval(inf, 100, inf, 10)) == "refuted"
+    assert verdict(Interval(inf, 300, inf, 10)) == "refuted"
     noisy = compare(8, ratios(60, 8, [32.0, 128.0], noise=0.5))
     assert agreement(noisy, Interval(60, 57, 63, 10)).verdict == "inconclusive"
 

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from batchlab.analysis.intervals import Condition, Interval, deciding, mean_interval, mean_intervals
+from batchlab.analysis.intervals import (
+    Condition,
+    Interval,
+    deciding,
+    mean_interval,
+    mean_intervals,
+    together,
+)
 
 
 def test_students_t() -> None:
@@ -72,6 +79,39 @@ def test_all_conditions_must_hold() -> None:
     assert deciding([yes, maybe]) is maybe
     assert deciding([yes, maybe, no]) is no
     assert (yes.verdict, maybe.verdict, no.verdict) == ("supported", "inconclusive", "refuted")
+
+
+def test_a_claim_of_many_conditions_is_not_refuted_by_one_chance() -> None:
+    just = Condition("x", Interval(-1, -2.1, -0.1, 5), above=0)
+    assert just.verdict == "refuted"
+    assert [c.verdict for c in together([just] * 6)] == ["inconclusive"] * 6
+    # At an error of 5% over k the quantile is that of 1 - 0.025 / k.
+    wider = stats.t.ppf(1 - 0.025 / 6, 4) / stats.t.ppf(0.975, 4)
+    for off, verdict in ((1.001, "refuted"), (0.999, "inconclusive")):
+        far = Condition("x", Interval(-wider * off, -wider * off - 1, -wider * off + 1, 5), above=0)
+        assert together([far] * 6)[0].verdict == verdict
+
+
+def test_true_claims_of_six_conditions_are_seldom_refuted() -> None:
+    generator = np.random.default_rng(3)
+    verdicts = []
+    for _ in range(2000):
+        at_the_edge = [
+            Condition("x", mean_interval(generator.normal(size=5)), above=0) for _ in range(6)
+        ]
+        verdicts.append(deciding(together(at_the_edge)).verdict)
+    # One-sided, so 2.5%; each by itself at full level would refute 14%.
+    assert verdicts.count("refuted") / len(verdicts) == pytest.approx(0.025, abs=0.01)
+
+
+def test_a_diverged_run_supports_nothing() -> None:
+    three = Condition("x", Interval(1, 0.5, 2, 3), above=0)
+    assert [c.verdict for c in together([three], wanted=3)] == ["supported"]
+    [of_five] = together([three], wanted=5)
+    assert of_five.verdict == "inconclusive"
+    assert "2 of 5 without a value" in str(of_five)
+    [against] = together([Condition("x", Interval(-1, -2, -0.5, 3), above=0)], wanted=5)
+    assert against.verdict == "refuted"
 
 
 def test_columns_at_once() -> None:

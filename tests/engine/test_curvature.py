@@ -254,3 +254,20 @@ def test_what_can_not_be_measured() -> None:
         next(iter(run.model.parameters())).fill_(float("inf"))
     with pytest.raises(UserError, match="not finite at step 1"):
         measure(run, 300)
+
+
+def test_micro_batches_without_weight_are_left_out() -> None:
+    loader = torch.utils.data.DataLoader(own.Words(), batch_size=8, collate_fn=own.masked)
+    workload = own.prepared(
+        model=own.Speaker(),
+        train=loader,
+        validation=loader,
+        loss=None,
+        metric=None,
+        weight=lambda batch: (batch["labels"] >= 0).sum(),
+    )
+    whole, cut = GeneralRun(workload, Settings(8)), GeneralRun(workload, Settings(8, micro_batch=1))
+    for a, b in zip(measure(whole, 600).series, measure(cut, 600).series, strict=True):
+        assert b == pytest.approx(a, rel=1e-3, abs=1e-5)
+    with pytest.raises(UserError, match="curvature: 1 samples have no weight"):
+        measure(cut, 30)

@@ -41,6 +41,19 @@ def words(**given: Any) -> Prepared:
     )
 
 
+def heard(*, number: bool = False) -> Prepared:
+    """Of half of the samples no word counts."""
+    loader = DataLoader(own.Words(), batch_size=8, shuffle=True, collate_fn=own.masked)
+
+    def weight(batch: Any) -> Any:
+        told = (batch["labels"] >= 0).sum()
+        return int(told) if number else told
+
+    return own.prepared(
+        model=own.Speaker(), train=loader, validation=loader, loss=None, metric=None, weight=weight
+    )
+
+
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_the_same_steps_as_a_plain_loop(name: str) -> None:
     workload = own.prepared(optimizer=OPTIMIZERS[name])
@@ -313,3 +326,22 @@ def test_fresh_starts_are_of_the_seed() -> None:
 def test_a_fresh_start_wants_a_factory() -> None:
     with pytest.raises(UserError, match=r"own: a fresh initialisation needs a factory"):
         GeneralRun(own.prepared(), fresh=True)
+
+
+@pytest.mark.parametrize("number", [False, True])
+def test_a_micro_batch_without_weight_contributes_nothing(number: bool) -> None:
+    """The mean loss of no words is nan."""
+    large = GeneralRun(heard(number=number), Settings(16))
+    parts = GeneralRun(heard(number=number), Settings(16, micro_batch=1))
+    assert large.advance(4) == parts.advance(4) == 4
+    assert parts.status == "running"
+    for a, b in zip(weights(large), weights(parts), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(large.losses(), parts.losses(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_part_without_weight_is_not_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = GeneralRun(heard(), Settings(8))
+    whole = run.evaluate()
+    monkeypatch.setattr("batchlab.engine.evaluation.ROWS", 1)
+    assert run.evaluate().loss == pytest.approx(whole.loss, rel=1e-5)

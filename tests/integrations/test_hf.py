@@ -128,3 +128,13 @@ def test_bf16_autocast(tmp_path: Path) -> None:
     assert mixed.compute().estimate.trace.effect == pytest.approx(
         full.compute().estimate.trace.effect, rel=0.05
     )
+
+
+def test_a_training_that_was_broken_off_leaves_no_hooks(tmp_path: Path) -> None:
+    model = Bag()
+    callback, trainer = fit(model, tmp_path, 1)
+    state = (trainer.args, trainer.state, trainer.control)
+    for _ in range(2):
+        callback.on_train_begin(*state, model=model, optimizer=trainer.optimizer)
+    callback.on_train_end(*state)
+    assert hooks(model) == 0

@@ -1,5 +1,6 @@
 """A real Lightning trainer against the plain loop, on the same data."""
 
+from collections import UserDict
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,34 @@ class Module(pl.LightningModule):  # type: ignore[name-defined,misc]
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(module: Module, callback: NoiseScaleCallback, where: Path, **options: Any) -> Any:
+class OfUserDicts(Module):
+    def training_step(self, batch: Any, _: int) -> Tensor:
+        return super().training_step((batch["x"], batch["y"]), _)
+
+
+class OfHeld(Module):
+    """Batches are of a class of their own."""
+
+    callback: NoiseScaleCallback | None = None
+
+    def training_step(self, batch: Any, _: int) -> Tensor:
+        if self.callback is not None:
+            self.callback.micro_batch(len(batch.pair[0]))
+        return super().training_step(batch.pair, _)
+
+
+class Held:
+    def __init__(self, pair: tuple[Tensor, Tensor]) -> None:
+        self.pair = pair
+
+
+def fit(
+    module: Module,
+    callback: NoiseScaleCallback,
+    where: Path,
+    batches: Any = None,
+    **options: Any,
+) -> Any:
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=1,
@@ -43,7 +71,8 @@ def fit(module: Module, callback: NoiseScaleCallback, where: Path, **options: An
         default_root_dir=where,
         **{"logger": False, "log_every_n_steps": 2} | options,
     )
-    trainer.fit(module, torch.utils.data.DataLoader(data(), batch_size=None))  # type: ignore[arg-type]
+    dataset: Any = batches or data()
+    trainer.fit(module, torch.utils.data.DataLoader(dataset, batch_size=None))
     return trainer
 
 
@@ -124,3 +153,20 @@ def test_manual_optimization_is_told_of(tmp_path: Path) -> None:
     module.automatic_optimization = False
     with pytest.raises(UserError, match="manual optimization"):
         fit(module, NoiseScaleCallback(), tmp_path)
+
+
+def test_batches_of_any_mapping(tmp_path: Path) -> None:
+    callback = NoiseScaleCallback()
+    batches = [UserDict(x=x, y=y) for x, y in data()]
+    fit(OfUserDicts(normed()), callback, tmp_path, batches, accumulate_grad_batches=3)
+    assert callback.compute().estimate.steps == 4
+
+
+def test_batches_whose_size_can_not_be_seen(tmp_path: Path) -> None:
+    module, callback = OfHeld(normed()), NoiseScaleCallback()
+    batches = [Held(pair) for pair in data()]
+    with pytest.raises(UserError, match="size can't be seen"):
+        fit(module, callback, tmp_path, batches, accumulate_grad_batches=3)
+    module.callback = callback
+    fit(module, callback, tmp_path, batches, accumulate_grad_batches=3)
+    assert callback.compute().estimate.steps == 4

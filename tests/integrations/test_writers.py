@@ -1,6 +1,7 @@
 """Every writer's file or run, read back by the framework's own reader."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -22,13 +23,26 @@ def write(writer: Writer) -> None:
         writer.write(step, readings)
 
 
-def test_json_lines(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [Path, str])
+def test_json_lines(kind: type[Path] | type[str], tmp_path: Path) -> None:
     path = tmp_path / "watch.jsonl"
-    with JsonLines(path) as writer:
+    with JsonLines(kind(path)) as writer:
         write(writer)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [Reading(r["name"], r["layer"], r["value"]) for r in rows] == STEPS[3] + STEPS[6]
     assert [r["step"] for r in rows] == [3, 3, 6]
+
+
+def test_json_has_no_infinity(tmp_path: Path) -> None:
+    path = tmp_path / "watch.jsonl"
+    with JsonLines(path) as writer:
+        writer.write(0, [Reading("noise_scale_high", ALL, v) for v in (math.inf, math.nan, 1.0)])
+
+    def no(constant: str) -> None:
+        pytest.fail(constant)
+
+    rows = [json.loads(line, parse_constant=no) for line in path.read_text().splitlines()]
+    assert [row["value"] for row in rows] == [None, None, 1.0]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from batchlab.probes.chunks import ChunkNorms
-from batchlab.probes.preconditioner import metric_roots
+from batchlab.probes.preconditioner import NoStepYet, metric_roots
 from batchlab.spec import UserError
 
 
@@ -155,7 +155,69 @@ def test_norms_in_the_metric_are_those_in_rescaled_coordinates() -> None:
 
 def test_a_metric_needs_a_step_and_a_known_optimizer() -> None:
     model = nn.Linear(3, 2)
-    with pytest.raises(UserError, match="no step yet"):
-        metric_roots(model, torch.optim.Adam(model.parameters()))
+    for optimizer in (torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad):
+        with pytest.raises(NoStepYet, match="no step yet"):
+            metric_roots(model, optimizer(model.parameters()))
+    with pytest.raises(UserError, match="no parameter of the model"):
+        metric_roots(model, torch.optim.SGD(nn.Linear(3, 2).parameters()))
     with pytest.raises(UserError, match="no metric is known of Rprop"):
         metric_roots(model, torch.optim.Rprop(model.parameters()))
+
+
+@pytest.mark.parametrize("kind", ["adam", "rmsprop", "adagrad"])
+def test_what_has_no_metric_does_not_count(kind: str) -> None:
+    """A head that nothing uses, a layer that the optimizer lacks, an input that was always 0."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({k: nn.Linear(3, 2) for k in ("used", "unused", "lacking")})
+    optimizer = OPTIMIZERS[kind]([*model["used"].parameters(), *model["unused"].parameters()])
+    x = torch.randn(4, 3)
+    x[:, 1] = 0
+    with ChunkNorms(model) as norms:
+        for steps in range(2):
+            for part in (x, x.flip(0) + steps):
+                z = model["used"](part) + model["lacking"](part)
+                (z.square().sum(1).mean() / 2).backward()
+                norms.close(4)
+            told = norms.take(loss_scale=0.5)
+            optimizer.step()
+            model.zero_grad()
+            if not steps:
+                norms.roots = roots = metric_roots(model, optimizer)
+    counted = told.norms_2P.bool().all(0).tolist()
+    assert counted == [name.startswith("used") for name in norms.names]
+    assert set(roots) == set(norms.names)
+    assert not roots["used.weight"][:, 1].any()
+    assert roots["used.weight"][:, [0, 2]].all()
+
+
+@pytest.mark.parametrize("metric", [False, True])
+def test_sparse_gradients_have_the_norms_of_dense_ones(metric: bool) -> None:
+    _, chunks = model_and_chunks()
+    told = []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Embedding(7, 4, sparse=sparse), nn.Flatten(), nn.Linear(12, 2))
+        with ChunkNorms(model) as norms:
+            if metric:
+                norms.roots = {
+                    name: torch.linspace(0.5, 2, p.numel()).view_as(p)
+                    for name, p in model.named_parameters()
+                }
+            for x in chunks:
+                (model(x).square().sum(1).mean() / 3).backward()
+                norms.close(len(x))
+            told.append(norms.take(loss_scale=1 / 3).norms_2P)
+    assert told[0].all()
+    torch.testing.assert_close(*told)
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+def test_gradients_that_go_within_a_step_are_told(to_none: bool) -> None:
+    """As with an adversarial example from a backward pass of its own."""
+    model, chunks = model_and_chunks()
+    with ChunkNorms(model) as norms:
+        model(chunks[0]).sum().backward()
+        assert norms.compare()
+        model.zero_grad(set_to_none=to_none)
+        with pytest.raises(UserError, match=r"has the norm .*, \.grad has 0:"):
+            norms.compare()

@@ -149,3 +149,32 @@ def test_users_errors() -> None:
         NoiseStatistics(["a"]).merge(NoiseStatistics(["b"]))
     with pytest.raises(ValueError, match="no step"):
         NoiseStatistics(["a"]).compute()
+
+
+def test_the_last_steps_are_read_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 2)
+    statistics = NoiseStatistics(["a", "b"])
+    for step in steps(7):
+        statistics.update(step)
+    whole = statistics.compute()
+    assert statistics.skipped == 0
+    statistics._norms._there[0][:] = np.nan
+    assert statistics.skipped == 0  # counted once
+    for last in (1, 3, 5):
+        for name, told in statistics.compute(last).items():
+            for ours, theirs in zip(told, whole[name], strict=True):
+                assert np.array_equal(ours, theirs[-last:])
+    assert len(statistics.compute()["a"].trace_S) == 5
+    assert len(statistics.compute(100)["a"].trace_S) == 5
+
+
+def test_skipped_steps_of_both_that_merge() -> None:
+    first, second = NoiseStatistics(["a", "b"]), NoiseStatistics(["a", "b"])
+    for statistics in (first, second):
+        good, bad = steps(2)
+        bad.norms_2P[0, 1] = torch.nan
+        statistics.update(good)
+        statistics.update(bad)
+    assert second.skipped == 1
+    first.merge(second)
+    assert first.skipped == first.skipped == 2

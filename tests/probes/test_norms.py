@@ -175,3 +175,12 @@ def test_a_hook_without_a_handle_beside_those_of_others() -> None:
     on_gradient(w, lambda d: seen.append(float(d.sum())))  # a leaf
     (w * 2).sum().backward()
     assert seen[2:] == [6.0]
+
+
+def test_sparse_tensors_have_the_norms_of_dense_ones() -> None:
+    dense, rows = torch.zeros(4, 3), torch.randn(3, 3)
+    index = torch.tensor([[2, 0, 2]])  # a row in two pieces
+    dense.index_add_(0, index[0], rows)
+    sparse = torch.sparse_coo_tensor(index, rows, (4, 3), check_invariants=True)
+    told = Norms([dense]).of([sparse])
+    torch.testing.assert_close(torch.as_tensor(told), dense.norm()[None])

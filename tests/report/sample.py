@@ -57,7 +57,7 @@ def finding(**given: Any) -> Finding:
         "test": "two-sided 95% interval, Student's t over seeds",
         "reason": "The interval lies wholly above zero; the effect exceeds one point of accuracy.",
         "article": "a number",
-        "listed": True,
+        "number": None,
     }
     return Finding(**(plain | given))
 
@@ -83,8 +83,8 @@ def readings(first: Finding) -> list[Finding]:
 def findings() -> list[Finding]:
     """The twelve, those on gradients under several readings, and two that are not in the list."""
     found = []
-    for entry in MADE_UP["finding"]:
-        first = finding(**entry)
+    for number, entry in enumerate(MADE_UP["finding"], 1):
+        first = finding(number=number, **entry)
         several = first.study in ("norms", "tails")
         found += readings(first) if several else [first]
     # One claim that no identity touches, and that has no meaning for a last step.
@@ -98,9 +98,8 @@ def findings() -> list[Finding]:
         study="norms",
         claim="The mean gradient norm grows as the square root of the batch size.",
         verdict="refuted",
-        listed=False,
     )
-    extra = finding(id="tiny-batch", claim="The smallest batch is the best.", listed=False)
+    extra = finding(id="tiny-batch", claim="The smallest batch is the best.")
     return [*found, *readings(root), extra]
 
 

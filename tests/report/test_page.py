@@ -26,7 +26,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small(*panels: Panel, hostile: str = "plain") -> list[Section]:
-    found = (sample.finding(claim=hostile, article=hostile),)
+    found = (sample.finding(claim=hostile, article=hostile, number=1),)
     return [Section("one", hostile, hostile, (hostile,), found, panels, ())]
 
 
@@ -72,12 +72,31 @@ def test_the_first_screen_has_all_twelve_verdicts(report: Path) -> None:
                 for i in range(12)
             )
             summary = " ".join(shown.locator(".summary").inner_text().split())
-            assert summary == "8 supported 2 refuted 2 inconclusive of 12 in the article"
+            assert summary.startswith(
+                "8 supported 2 refuted 2 inconclusive of 12 tested from the article’s list; "
+            )
+            assert summary.endswith(" of those supported not under every reading")
             fourth = shown.locator("#verdict-4").inner_text()
             assert (
                 "holds under 1, does not hold under 2, can’t hold under 2, undecided under 1 of 6 "
                 "readings" in fourth
             )
+
+
+def test_claims_keep_their_numbers_in_the_articles_list(tmp_path: Path) -> None:
+    found = (sample.finding(id="eleventh", number=11), sample.finding(id="ours"))
+    one = Section("one", "One", "A question?", (), found, (), ())
+    text = write_report([one], sample.META, sample.RUNS, tmp_path).read_text()
+    assert 'id="verdict-11"' in text
+    assert 'id="verdict-1"' not in text
+    assert "of 1 tested from the article’s list" in text
+
+
+def test_studies_without_a_claim_of_the_article_say_so(tmp_path: Path) -> None:
+    one = Section("one", "One", "A question?", (), (sample.finding(id="ours"),), (), ())
+    text = write_report([one], sample.META, sample.RUNS, tmp_path).read_text()
+    assert "None of these studies tests a finding from the article’s list." in text
+    assert 'class="tiles"' not in text
 
 
 def test_the_legend_picks_series(report: Path) -> None:

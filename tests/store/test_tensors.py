@@ -38,7 +38,9 @@ def test_every_gradient_in_its_place(tmp_path: Path) -> None:
     root = tmp_path / "new" / "tensors"
     with TensorFiles(root, SPEC, "4.weight", (4, 5)) as files:
         given = fill(files)
-        assert {p.name for p in root.iterdir()} == {"sum-frozen.npy.part", "sum-stepping.npy.part"}
+        parts = {p.name for p in root.iterdir()}
+        assert parts == {"index.json.part", "sum-frozen.npy.part", "sum-stepping.npy.part"}
+    assert {p.name for p in root.iterdir()} == {p.removesuffix(".part") for p in parts}
     index = json.loads((root / "index.json").read_text())
     assert index["batch_sizes"] == [1, 8]
     assert index["layer"] == "4.weight"
@@ -65,6 +67,17 @@ def test_an_interrupted_one_goes_on(tmp_path: Path) -> None:
     with TensorFiles(tmp_path, SPEC, "4.weight", (4, 5)) as files:
         assert files.resumed
     assert np.load(tmp_path / "sum-stepping.npy")[1, 2, 1, 0, 0] == 3.0
+
+
+def test_what_was_begun_for_other_trials_is_made_anew(tmp_path: Path) -> None:
+    other = SPEC.model_copy(update={"learning_rate": 0.1})
+    files = TensorFiles(tmp_path, other, "4.weight", (4, 5))
+    files(8, 2, 1, "sum-stepping", torch.full((4, 5), 3.0))
+    files.__exit__(InterruptedError)
+    with TensorFiles(tmp_path, SPEC, "4.weight", (4, 5)) as again:
+        assert not again.resumed
+        assert again.mark != files.mark
+    assert not np.load(tmp_path / "sum-stepping.npy").any()
 
 
 def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,9 @@ def sections(smoke: tuple[lab.Request, Store]) -> list[Section]:
 def test_all_twelve_findings_with_a_verdict(sections: list[Section]) -> None:
     found = [f for s in sections for f in s.findings]
     assert set(FINDINGS) <= {f.id for f in found}
-    assert {f.id for f in found if f.listed} == set(FINDINGS)
+    assert {f.id: f.number for f in found if f.number} == {
+        id: place for place, id in enumerate(FINDINGS, 1)
+    }
     for f in found:
         assert f.verdict in ("supported", "refuted", "inconclusive")
         assert f.effect is not None

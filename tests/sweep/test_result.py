@@ -99,5 +99,20 @@ def test_a_best_rate_at_the_edge_is_marked() -> None:
     assert told(*inner, row(8, 0, 50, rate=0.2)).rows[0].edge == ""
 
 
+def test_short_last_batches_count_as_what_they_are() -> None:
+    done = hyperbola()
+    noises = list(enumerate((0.95, 1, 1.05)))
+    short = [row(1024, seed, n * 100 * (1 + 64 / 718)) for seed, n in noises]
+    for r in short:
+        r["samples"] = r["steps"] * 718  # a pass of 1,436 is a batch of 1,024 and one of 412
+    kept = [row(b, seed, n * 100 * (1 + 64 / b)) for b in (4, 16, 64) for seed, n in noises]
+    cut = told(*kept, *short)
+    assert sorted(set(cut.trials["batch_size"].round(6))) == [4, 16, 64, 718]
+    assert cut.rows[-1].batch_size == 1024
+    assert cut.fit is not None
+    assert done.fit is not None
+    assert cut.fit.least_samples.effect == pytest.approx(done.fit.least_samples.effect, rel=0.01)
+
+
 def test_a_search_without_repetitions_is_no_row() -> None:
     assert told(row(8, 0, 50, kind="search")).rows == ()

@@ -102,10 +102,18 @@ def test_groups_keep_the_ratio_of_their_rates() -> None:
     assert [g["lr"] for g in optimizer.param_groups] == [0.2, pytest.approx(0.1)]
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "NAdam", "RMSprop", "Adagrad"])
-def test_which_are_adaptive(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "is_adaptive"),
+    [
+        ("SGD", False),
+        ("ASGD", False),
+        *((name, True) for name in ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop")),
+        *((name, True) for name in ("Adagrad", "Adadelta", "Adafactor", "Rprop")),
+    ],
+)
+def test_which_are_adaptive(name: str, is_adaptive: bool) -> None:
     kind = getattr(torch.optim, name)
-    assert adaptive(kind(nn.Linear(2, 1).parameters(), lr=0.1)) == (name != "SGD")
+    assert adaptive(kind(nn.Linear(2, 1).parameters(), lr=0.1)) == is_adaptive
 
 
 def test_options() -> None:

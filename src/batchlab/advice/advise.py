@@ -1,14 +1,11 @@
 """The stages in order: machine, present setting, prediction, branches, answer."""
 
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from time import perf_counter
-
-import torch
 
 from batchlab.advice import timing
 from batchlab.advice.answer import Advice, Cost, Tests
@@ -27,9 +24,12 @@ from batchlab.analysis.prediction import TOLERANCE
 from batchlab.engine.draws import derived
 from batchlab.engine.machine import Machine, machine
 from batchlab.engine.settings import Settings
+from batchlab.probes.preconditioner import ADAPTIVE
 from batchlab.record import ALL, NoiseSeries
 from batchlab.spec import UserError
-from batchlab.workloads.prepare import brief, prepare
+from batchlab.workloads.failures import training
+from batchlab.workloads.optimizers import adaptive
+from batchlab.workloads.prepare import prepare
 from batchlab.workloads.prepared import Prepared
 from batchlab.workloads.target import load_target
 from batchlab.workloads.user import UserWorkload
@@ -57,10 +57,11 @@ def advise(
 
     `workload`: a workload, or TARGET as the command line takes it (`device` and `data_dir` are for
     built-in ones). `budget`: how long the present setting is run (`20000` samples, `10e` epochs,
-    `60s`); the whole costs up to eight times that with `verify`. `target`: the metric's or the
-    loss's value on the validation data, else the workload's own, else what the present run comes
-    to. `out`: a directory for what is measured, as soon as it is. `memory_cap`: bytes that a step
-    may take; on the CPU half of what is free. `say` gets a line now and then.
+    `60s`); the whole costs up to eleven times that with `verify`, and mostly half as much.
+    `target`: the metric's or the loss's value on the validation data, else the workload's own, else
+    what the present run comes to. `out`: a directory for what is measured, as soon as it is.
+    `memory_cap`: bytes that a step may take; on the CPU half of what is free. `say` gets a line now
+    and then.
 
     The answer is the same for the same seed but for what rests on time, which is measured. Raises
     `UserError`, one line, for whatever is wrong with the input; `out` then has what was measured.
@@ -68,7 +69,7 @@ def advise(
     limit = Budget.parse(budget)
     keep = Keep(out)
     try:
-        with _theirs():
+        with training("training", "give a smaller batch_size"):
             ready = _ready(workload, seed, device, data_dir)
             keep.stage("workload", {"name": ready.name, "notes": ready.notes})
             advice = _Sitting(ready, seed, keep, say).advise(limit, verify, target, memory_cap)
@@ -107,11 +108,12 @@ class _Sitting:
         seconds = float(through.at(size).seconds.effect)
         steps = limit.steps(size, len(ready.train), seconds)
         self.say(f"present setting: {steps} steps of {size}, about {steps * seconds:.0f} s")
-        present = self._present(steps, timing.micro_batch(measured, size), target)
+        present = self._present(steps, timing.micro_batch(measured, size), target, verify)
         tuned = self._tuned(present) if verify else Tuned(present, 1.0, 0, {})
         run = tuned.run
-        windows, noise = _noise(run)
-        layers = noise_scales({k: v for k, v in run.series.items() if k != ALL})
+        series = _to_target(run)
+        windows, noise = _noise(series[ALL], size)
+        layers = noise_scales({k: v for k, v in series.items() if k != ALL})
         self.keep.stage("noise_scale", {"over_the_run": noise, "windows": windows})
         rule = Rule.of(ready, noise).tuned(tuned.multiplier, noise)
         answer = recommend(noise, size, run.steps, through, None, rule.at)
@@ -145,7 +147,7 @@ class _Sitting:
             measured,
             through,
             tests,
-            (*ready.notes, *measured.notes),
+            (*ready.notes, *measured.notes, *_unknown_metric(ready)),
             tuple(self.costs),
         )
 
@@ -176,17 +178,20 @@ class _Sitting:
         self.say(f"machine: {len(measured.sizes)} micro-batch sizes, {measured.stopped}")
         return measured, told
 
-    def _present(self, steps: int, micro_batch: int | None, target: float | None) -> Present:
+    def _present(
+        self, steps: int, micro_batch: int | None, target: float | None, verify: bool
+    ) -> Present:
         present = run_present(
             self.ready,
             Settings(self.ready.batch_size, micro_batch=micro_batch),
             steps,
             seed=derived(self.seed, "present"),
             target=self.ready.given.target if target is None else target,
+            branched=verify,
             keep=lambda told: self.keep.stage("present", told),
             say=self.say,
         )
-        self.costs.append(Cost("present setting", present.seconds, present.samples))
+        self.costs.append(Cost("present setting", present.seconds, present.passed))
         self.keep.stage("present", present.json())
         return present
 
@@ -239,20 +244,36 @@ def _to_try(ready: Prepared) -> list[int]:
     return sorted({2**k for k in range(half.bit_length())} | {ready.batch_size})
 
 
-def _noise(present: Present) -> tuple[list[Window], Interval]:
-    """The noise scale in windows up to the target, and over all of that.
+def _to_target(present: Present) -> dict[str, NoiseSeries]:
+    """What was measured up to the target; raises `UserError` where that is too little."""
+    count = sum(step <= present.steps.high for step in present.measured)
+    if count < 2:
+        raise UserError(
+            f"noise scale: {count} of the {present.steps.high:.0f} steps to the target could be "
+            f"measured, two are needed; give a --target that takes longer, or a smaller batch_size"
+        )
+    return {k: NoiseSeries(*(v[:count] for v in of)) for k, of in present.series.items()}
+
+
+def _noise(series: NoiseSeries, size: int) -> tuple[list[Window], Interval]:
+    """The noise scale in windows, and over all of them.
 
     Another one in samples takes B_simple's place by its own windows' intervals in `pooled`.
     """
-    size = present.settings.batch_size
-    if not present.series:
-        raise UserError(
-            f"noise scale: no step of {size} samples could be measured in two parts or more"
-        )
-    count = max(2, sum(step <= present.steps.high for step in present.measured))
-    series = NoiseSeries(*(v[:count] for v in present.series[ALL]))
     windows = curve(series, max(1, min(WINDOWS, len(series.trace_S) // IN_WINDOW)))
     return windows, pooled([w.estimate.scale for w in windows], size)
+
+
+def _unknown_metric(ready: Prepared) -> list[str]:
+    """What the user must know where the noise scale is not in the optimizer's own metric."""
+    optimizer = ready.given.optimizer
+    if not adaptive(optimizer) or isinstance(optimizer, ADAPTIVE):
+        return []
+    known = ", ".join(kind.__name__ for kind in ADAPTIVE)
+    return [
+        f"the noise scale is that of plain gradients, as no metric is known of "
+        f"{type(optimizer).__name__} (of {known} it is): --verify tests what follows from it"
+    ]
 
 
 def _planned(tuned: Present, allowed: float, predicted: Recommendation, sizes: list[int]) -> Plan:
@@ -273,22 +294,3 @@ def _place(size: int, ratios: dict[float, list[float]]) -> Comparison | None:
 def _known(critical: Interval, noise: Interval) -> Interval:
     """What the learning-rate rule is told: the branches' B_crit where they decide it."""
     return critical if critical.low > 0 and critical.high < inf else noise
-
-
-@contextmanager
-def _theirs() -> Iterator[None]:
-    """An error raised in the user's code in the middle of a run, as one line."""
-    try:
-        yield
-    except UserError:
-        raise
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"out of memory in a run ({str(error).splitlines()[0]}); "
-            f"must fit: give a smaller batch_size"
-        ) from error
-    except Exception as error:
-        frames = [f.filename.replace("\\", "/") for f in traceback.extract_tb(error.__traceback__)]
-        if all("site-packages" in f or "/batchlab/" in f for f in frames[1:]):
-            raise
-        raise UserError(f"training: failed with {brief(error)}") from error

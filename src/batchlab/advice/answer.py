@@ -101,7 +101,7 @@ class Advice:
                 "steps_by_rate_over_present": self.tuned.tried,
             },
             "noise_scale": {
-                "kind": self.present.kind,
+                "kind": self.tuned.run.kind,
                 "over_the_run": self.noise,
                 "windows": [
                     {
@@ -177,8 +177,8 @@ class Advice:
             )
         lines.append(f"because: {self.reason}")
         lines.append(
-            f"  noise scale over the run {_size(self.noise)} ({self.present.kind}, "
-            f"{len(self.tuned.run.measured)} steps)"
+            f"  noise scale over the run {_size(self.noise)} ({self.tuned.run.kind}, "
+            f"{self.windows[-1].last + 1} steps)"
         )
         lines.append(f"tested: {self.tested}{self._test()}")
         if self.tuned.multiplier != 1.0:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from batchlab.advice.present import Present, Say
+from batchlab.advice.present import PLACES, Present, Say
 from batchlab.advice.rates import Rule
 from batchlab.analysis.branches import ratio
 from batchlab.engine.draws import derived, generator
@@ -25,11 +25,12 @@ from batchlab.spec import UserError
 from batchlab.workloads.prepared import Prepared
 from batchlab.workloads.samples import Part, Samples
 
-PLACES = (0.0, 1 / 2)  # of the steps to the target
-SEEDS, MOST_SEEDS = 4, 6  # more than the fewest where they take no more than half of the cost
-FURTHEST = 12  # seeds, where fewer do not decide
+# More seeds than the fewest where they take no more than half of the cost, and up to the furthest
+# where fewer do not decide. The first one chooses the rates, and is left out of what they come to:
+# the best of several is best by luck as well.
+SEEDS, MOST_SEEDS, FURTHEST = 5, 7, 13
 COST = 7.0  # all branches together at the most, in runs of the present setting
-RUNS = 32  # of three sizes: about three and a half rates each, and the other seeds at the best
+RUNS = 40  # of three sizes: about three and a half rates each, and the other seeds at the best
 LONGEST = 3 / 4  # of the way to the target
 MARKS = 10  # evaluations of a branch
 LEAST_STEPS = 8  # of a branch at the largest size
@@ -75,27 +76,29 @@ class Branches:
         return sum(run.samples[-1] for run in self.runs)
 
     def ratios(self, place: int | None = None) -> dict[float, list[float]]:
-        """Samples to the same loss over the base's by size, a value a seed.
+        """Samples to the same loss over the base's by size, a value a seed but the first.
 
         At a place, or the mean of all; places where neither came below the start are left out.
         """
         return {
-            float(size): [self.ratio(size, best, seed, place) for seed in range(self.seeds)]
+            float(size): [self.ratio(size, best, seed, place) for seed in range(1, self.seeds)]
             for size, best in self.best.items()
         }
 
     def ratio(self, size: int, multiplier: float, seed: int, place: int | None = None) -> float:
         """Of one size, rate and seed; nan where there is nothing to tell.
 
-        At a place it counts as no more than the size over the base, where steps are as many: more
-        is a branch that took its noise for a loss of ground, or none at all, as in a few steps.
+        At a place it counts as between 1 and the size over the base, where samples are as many and
+        where steps are: what lies beyond is a branch that took its noise for a loss of ground, or
+        the base's that did.
         """
+        least, most = sorted((1.0, size / self.base))
         told = []
         for at in range(len(self.steps)) if place is None else [place]:
             own = self._find(at, size, multiplier, seed)
             base = self._find(at, self.base, 1.0, seed)
             value = ratio(own.samples, own.losses, base.samples, base.losses)
-            told.append(value if isnan(value) else min(value, max(1.0, size / self.base)))
+            told.append(value if isnan(value) else min(max(value, least), most))
         there = [value for value in told if not isnan(value)]
         return sum(there) / len(there) if there else nan
 
@@ -171,7 +174,7 @@ def branch(
     or `most` samples in all.
     """
     runner = _Runner(workload, _held_out(workload, seed), seed)
-    places = _places(tuned)
+    places = tuned.snapshots
     base = tuned.settings.batch_size
     done = Branches(base, planned.seeds, tuple(s.place.step for s in places))
 
@@ -189,7 +192,8 @@ def branch(
         tried = {multiplier: run(size, multiplier, 0) for multiplier in grid}
         for _ in range(EXTENSIONS if size != base else 0):
             best = min(tried, key=lambda m: tried[m])
-            if min(tried) < best < max(tried):
+            inside = min(tried) < best < max(tried)
+            if inside or done.samples + len(places) * planned.samples > most:
                 break
             beyond = best * STEP if best == max(tried) else best / STEP
             tried[beyond] = run(size, beyond, 0)
@@ -247,13 +251,6 @@ class _Runner:
 
     def _evaluate(self) -> float:
         return evaluate(self._run.model, self._workload, self._held_out).loss
-
-
-def _places(tuned: Present) -> list[Snapshot]:
-    """The nearest checkpoints to `PLACES` of the way, each once."""
-    wanted = [share * tuned.steps.effect for share in PLACES]
-    near = [min(tuned.snapshots, key=lambda s, w=w: abs(s.place.step - w)) for w in wanted]  # type: ignore[misc]
-    return list({s.place.step: s for s in near}.values())
 
 
 def _held_out(workload: Prepared, seed: int) -> Samples:

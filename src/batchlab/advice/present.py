@@ -1,10 +1,12 @@
 """A run at the present batch size: its course, its noise scale, and when it reached the target."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from time import perf_counter
 from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from batchlab.advice.noise import NoiseAlong
 from batchlab.analysis.intervals import Interval
@@ -14,7 +16,9 @@ from batchlab.engine.target_run import Better, judged_by, reaches
 from batchlab.record import NoiseSeries
 from batchlab.spec import UserError
 from batchlab.workloads.prepared import Prepared
+from batchlab.workloads.tree import map_tensors
 
+PLACES = (0.0, 1 / 2)  # of the steps to the target: where branches begin
 MARKS = 24  # at which the model is evaluated
 WAY = 0.98  # of the present run's way down, where no target is given: its lowest loss is luck
 
@@ -53,7 +57,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """What the run gave. `steps` are those to the target; `measured` those of `series` (S)."""
+    """What the run gave. `steps` are those to the target; `measured` those of `series` (S).
+
+    `passed`: samples in all, those of the noise scale beside the training included. `snapshots`:
+    where branches begin (`PLACES`), in the host's memory.
+    """
 
     settings: Settings
     learning_rate: float
@@ -63,6 +71,7 @@ class Present:
     series: dict[str, NoiseSeries]
     measured: tuple[int, ...]
     kind: str
+    passed: int
     snapshots: tuple[Snapshot, ...]
     seconds: float
 
@@ -96,13 +105,15 @@ def run_present(
     *,
     seed: int = 0,
     target: "float | Target | None" = None,
+    branched: bool = False,
     keep: Callable[[dict[str, Any]], object] = lambda _: None,
     say: Say = lambda _: None,
 ) -> Present:
     """Train by the present setting for `steps`, or until the target is reached.
 
     `target`: of the metric where there is one, else of the loss, or another run's; none: a
-    validation loss that the run comes to. `keep` gets the marks so far. Raises `UserError` where
+    validation loss that the run comes to. `branched`: branches will go on from it. `keep` gets the
+    marks so far. Raises `UserError` where
     the run diverges, or ends before the target.
     """
     began = perf_counter()
@@ -110,7 +121,7 @@ def run_present(
     run = GeneralRun(workload, settings, seed=seed)
     noise = NoiseAlong(run)
     goal = target if isinstance(target, Target) or target is None else _goal(workload, target)
-    marks, snapshots = [_mark(run)], [run.snapshot()]
+    marks, snapshots = [_mark(run)], [_kept(run)] if branched else []
     try:
         for k in range(1, MARKS + 1):
             _stretch(run, noise, round(k * steps / MARKS) - run.place.step, steps)
@@ -124,23 +135,39 @@ def run_present(
             if goal is not None and goal.reached(_value(marks[-1], goal)):
                 break
             if k % 3 == 0:
-                snapshots.append(run.snapshot())
+                snapshots += [_kept(run)] if branched else []
                 say(f"present setting: {run.place.samples:,} samples, loss {marks[-1].loss:.4g}")
     finally:
         noise.end()
     reached = goal or _derived(marks)
+    steps_to = _steps_to(marks, reached, settings.batch_size)
     return Present(
         settings,
         rate,
         tuple(marks),
         reached,
-        _steps_to(marks, reached, settings.batch_size),
+        steps_to,
         noise.series(),
         tuple(noise.steps),
         noise.kind,
-        tuple(snapshots),
+        run.place.samples + noise.beside,
+        _nearest(snapshots, steps_to.effect),
         perf_counter() - began,
     )
+
+
+def _kept(run: GeneralRun) -> Snapshot:
+    """A snapshot in the host's memory: a device may have no room for several."""
+    told = run.snapshot()
+    model, optimizer = (map_tensors(Tensor.cpu, part) for part in (told.model, told.optimizer))
+    return replace(told, model=model, optimizer=optimizer)
+
+
+def _nearest(snapshots: list[Snapshot], steps: float) -> tuple[Snapshot, ...]:
+    """The nearest to `PLACES` of the way, each once."""
+    wanted = [share * steps for share in PLACES] if snapshots else []
+    near = [min(snapshots, key=lambda s, w=w: abs(s.place.step - w)) for w in wanted]  # type: ignore[misc]
+    return tuple({s.place.step: s for s in near}.values())
 
 
 def _stretch(run: GeneralRun, noise: NoiseAlong, steps: int, of: int) -> None:
@@ -176,7 +203,7 @@ def _derived(marks: list[Mark]) -> Target:
 
 
 def _value(mark: Mark, target: Target) -> float:
-    return mark.loss if target.quantity == "loss" or mark.metric is None else mark.metric
+    return mark.loss if target.derived or mark.metric is None else mark.metric
 
 
 def _steps_to(marks: list[Mark], target: Target, batch_size: int) -> Interval:

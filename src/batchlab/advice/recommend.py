@@ -81,8 +81,8 @@ def recommend(
 
 
 def _finer(sizes: list[float]) -> list[float]:
-    """With 3/2 of every size whose double was timed as well; seconds there are between both."""
-    between = [1.5 * b for b in sizes if 2 * b in sizes and b > 1]
+    """With 3/2 of every even size whose double was timed too; seconds there are between both."""
+    between = [1.5 * b for b in sizes if 2 * b in sizes and b % 2 == 0]
     return sorted({*sizes, *between})
 
 

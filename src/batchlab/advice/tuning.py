@@ -51,12 +51,13 @@ def tune(
                     steps,
                     seed=seed,
                     target=present.target,
+                    branched=True,
                 )
             except UserError:  # it diverged, or did not get there
-                samples += steps * present.settings.batch_size
+                samples += steps * present.settings.batch_size  # at the most
                 tried[factor**k] = None
                 break
-            samples += run.samples
+            samples += run.passed
             tried[factor**k] = run.steps.effect
             keep({"steps_to_target_by_rate_over_present": tried})
             say(f"rate {rate:.3g}: {run.steps.effect:.0f} steps to the target, of {steps}")

@@ -30,6 +30,7 @@ from batchlab.analysis.intervals import (
     deciding,
     exponential,
     mean_interval,
+    together,
 )
 from batchlab.spec import UserError
 
@@ -49,7 +50,8 @@ def ratio(
     """r: samples to the same losses, over those of the base; the geometric mean over levels.
 
     The levels are those that the base passed in the last two fifths of its way to the lowest loss
-    that both came to: losses are noisy, and one level is read where each was lucky. Both begin with
+    that both came to, as far as it had left its first loss by then: losses are noisy, and one level
+    is read where each was lucky. Both begin with
     the loss at 0 samples, the same; between marks a loss is linear, and it counts as reached where
     it first was. inf where the branch has not come below the start and the base has, 0 the other
     way round, nan where neither has; one that diverged (its last loss is not finite) has not.
@@ -63,8 +65,8 @@ def ratio(
     end = _first(z, base, max(float(own[-1]), float(base[-1])))
     logs = []
     for level in np.interp(end * np.linspace(1 - LAST, 1, LEVELS), z, base).tolist():
-        level = min(level, float(np.nextafter(base[0], -inf)))
-        logs.append(log(_first(x, own, max(level, own[-1])) / _first(z, base, level)))
+        if level < base[0]:  # the last one is
+            logs.append(log(_first(x, own, max(level, own[-1])) / _first(z, base, level)))
     return exp(sum(logs) / len(logs))
 
 
@@ -105,8 +107,8 @@ def compare(base: float, ratios: Mapping[float, Sequence[float]]) -> Comparison:
     B_crit is that of least squares in log r, each size weighted by its own variance; the interval
     is of the profile, at Student's t of the seeds, widened where the sizes' scatter about the curve
     is larger than their errors say. A size that lost in most seeds (inf) counts as a ratio no less
-    than B over `base`, which is where steps stop getting fewer. Raises `UserError` where no size
-    has a ratio.
+    than B over `base`, which is where steps stop getting fewer. Seeds that all say the same were
+    cut to a bound, and tell no spread. Raises `UserError` where no size has a ratio.
     """
     means = {b: _mean(b / base, values) for b, values in sorted(ratios.items()) if b != base}
     told = {b: r for b, r in means.items() if r is not None}
@@ -119,8 +121,8 @@ def compare(base: float, ratios: Mapping[float, Sequence[float]]) -> Comparison:
     half_B = np.array([log(r.high / r.effect) if r.high < inf else inf for r in told.values()])
     n_B = np.array([r.n for r in told.values()])
     size_B = np.array(list(told))
-    freedom = int((n_B - 1).sum())
-    known_B = np.isfinite(half_B)
+    known_B = np.isfinite(half_B) & (half_B > 0)
+    freedom = int((n_B - 1)[known_B].sum())
     if known_B.any():
         # Few seeds make a poor variance: sizes share it.
         quantile_B = stats.t.ppf(0.5 + LEVEL / 2, np.maximum(n_B - 1, 1))
@@ -187,7 +189,8 @@ def agreement(comparison: Comparison, noise: Interval) -> Condition:
         )
         for size, r in comparison.ratios.items()
     ]
-    return deciding(sorted(conditions, key=lambda c: -abs(log(c.interval.effect))))
+    farthest_first = sorted(conditions, key=lambda c: -abs(log(c.interval.effect)))
+    return deciding(together(farthest_first))
 
 
 def _over(base: float, size: float, measured: Interval, noise: Interval) -> Interval:

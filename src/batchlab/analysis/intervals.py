@@ -1,7 +1,7 @@
 """Confidence intervals over independent repetitions."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, inf, isfinite, nan, sqrt
 
 import numpy as np
@@ -75,25 +75,42 @@ def _quantile(n: int | NDArray[np.int64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One thing a claim needs: that an effect lies between `above` and `below`."""
+    """One thing a claim needs: that an effect lies between `above` and `below`.
+
+    `among`: how many things the claim needs, this one included. `wanted`: repetitions that should
+    have given a value; where one did not (its run diverged), the rest can't support a claim.
+    """
 
     says: str
     interval: Interval
     above: float = -np.inf
     below: float = np.inf
+    among: int = 1
+    wanted: int = 0
 
     @property
     def verdict(self) -> Verdict:
-        """`supported` if the whole interval is inside, `refuted` if all of it is outside."""
-        low, high, effect = self.interval.low, self.interval.high, self.interval.effect
-        if self.interval.n < MIN_REPETITIONS or not isfinite(effect):
+        """`supported` if the whole interval is inside, `refuted` if all of a wider one is outside.
+
+        A claim falls with any of its conditions, so that each is refuted at an error of 5% over
+        their number (Bonferroni): all together refute a true claim in 5% at the most. It stands
+        with all of them, each at full level.
+        """
+        here = self.interval
+        if here.n < MIN_REPETITIONS or not isfinite(here.effect):
             return "inconclusive"
-        if self.above < low and high < self.below:
-            return "supported"
+        if self.above < here.low and here.high < self.below:
+            return "supported" if here.n >= self.wanted else "inconclusive"
+        errors = np.array([1 - LEVEL, (1 - LEVEL) / self.among])
+        narrow, wide = stats.t.ppf(1 - errors / 2, here.n - 1)
+        low = here.effect - (here.effect - here.low) * wide / narrow
+        high = here.effect + (here.high - here.effect) * wide / narrow
         return "refuted" if high <= self.above or low >= self.below else "inconclusive"
 
     def __str__(self) -> str:
-        return f"{self.says}: {self.interval} ({self.verdict})"
+        lost = self.wanted - self.interval.n
+        left_out = f", {lost} of {self.wanted} without a value" if lost > 0 else ""
+        return f"{self.says}: {self.interval}{left_out} ({self.verdict})"
 
 
 MIN_REPETITIONS = 3
@@ -101,10 +118,11 @@ MIN_REPETITIONS = 3
 DECIDES: tuple[Verdict, ...] = ("refuted", "inconclusive", "supported")
 
 
-def deciding(conditions: Sequence[Condition]) -> Condition:
-    """The condition whose verdict is that of a claim which needs them all; the first of equals.
+def together(conditions: Sequence[Condition], wanted: int = 0) -> list[Condition]:
+    """The conditions as all that one claim needs."""
+    return [replace(c, among=len(conditions), wanted=wanted) for c in conditions]
 
-    An intersection-union test: each condition is tested at full level, and no correction is
-    needed, because all must hold.
-    """
+
+def deciding(conditions: Sequence[Condition]) -> Condition:
+    """The condition whose verdict is that of a claim which needs them all; the first of equals."""
     return min(conditions, key=lambda condition: DECIDES.index(condition.verdict))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from batchlab.backends.base import Backend, Wanted, cores
 from batchlab.backends.processes import Processes
 from batchlab.backends.serial import Serial
-from batchlab.spec import UserError
+from batchlab.spec import UserError, one_of
 
 
 def _ray(wanted: Wanted) -> Backend:
@@ -23,3 +23,9 @@ BACKENDS: dict[str, Callable[[Wanted], Backend]] = {
     "processes": lambda wanted: Processes(*wanted.here()),
     "ray": _ray,
 }
+
+
+def check_backend(name: str, wanted: Wanted) -> None:
+    """Raises `UserError` where there is no such backend, or it can't have what is wanted of it."""
+    one_of("--backend", name, list(BACKENDS))
+    wanted.check(name)

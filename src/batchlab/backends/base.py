@@ -50,6 +50,11 @@ class Wanted:
 
     def check(self, backend: str) -> None:
         """Raises `UserError` where that backend can't have what is wanted."""
+        if backend == "serial" and self.workers is not None and self.workers > 1:
+            raise UserError(
+                f"--workers {self.workers}: --backend serial has one; give --backend processes or "
+                "ray"
+            )
         if backend != "ray":
             for name in ("address", "gpus_per_job", "memory_per_job"):
                 if getattr(self, name) is not None:

@@ -15,7 +15,7 @@ independent and G and Sigma are the training set's own. A copy of the model is m
 - The loss is measured as it is given: neither weight decay of the optimizer nor what `before_step`
   does (clipping) is in it. Parameter groups keep the ratios of their rates.
 
-Shapes: K chunks, b examples of each, N training samples.
+Shapes: K chunks, b examples of each, M micro-batches, N training samples.
 """
 
 import copy
@@ -35,6 +35,7 @@ from batchlab.probes.preconditioner import metric_roots
 from batchlab.probes.squares import wide
 from batchlab.record import CurvatureSeries
 from batchlab.spec import UserError, batch_slices
+from batchlab.workloads.objective import shares
 from batchlab.workloads.optimizers import base_rate, rebuild
 from batchlab.workloads.seeding import forked, reseed
 from batchlab.workloads.tree import map_tensors
@@ -173,17 +174,24 @@ def _load(model: nn.Module, run: GeneralRun) -> None:
 def _losses(
     run: GeneralRun, model: nn.Module, rows: Tensor, seed: int, counter: int
 ) -> Sequence[Loss]:
-    """Of one chunk: the losses of its micro-batches, which add up to its mean loss."""
+    """Of one chunk: the losses of its micro-batches, which add up to its mean loss.
+
+    Those of weight 0 are left out; `UserError` where all are.
+    """
     objective, device = run.workload.objective, run.workload.device
     train = run.workload.train
     rows = rows.to(train.device)
     reseed(derived(seed, "curvature data", counter), device)
     parts = list(batch_slices(len(rows), run.settings.micro_batch or len(rows)))
     batches = [_wide(train.batch(rows[part])) for part in parts]
-    shares: list[Any] = [
+    weights: list[Any] = [
         objective.share(batch, part.stop - part.start)
         for batch, part in zip(batches, parts, strict=True)
     ]
+    there = [place for place, weight in enumerate(weights) if weight > 0]
+    if not there:
+        raise UserError(f"curvature: {len(rows)} samples have no weight; must be more a chunk")
+    share_M = shares(weights)
 
     def loss(batch: Any, share: Any, place: int) -> Tensor:
         # The same draws of dropout every time that this loss is computed.
@@ -191,10 +199,7 @@ def _losses(
         told: Tensor = objective(model, batch) * share
         return told
 
-    return [
-        partial(loss, batch, share / sum(shares), place)
-        for place, (batch, share) in enumerate(zip(batches, shares, strict=True))
-    ]
+    return [partial(loss, batches[place], share_M[place], place) for place in there]
 
 
 def _wide(batch: Any) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from batchlab.spec import batch_slices
+from batchlab.workloads.objective import weighed
 from batchlab.workloads.prepared import Prepared
 from batchlab.workloads.samples import Samples
 from batchlab.workloads.seeding import forked, reseed
@@ -58,7 +59,7 @@ def _evaluated(model: nn.Module, objective: Any, data: Samples, size: int) -> Ev
         shares.append(torch.as_tensor(objective.share(batch, count), device=loss.device))
         metrics += [] if metric is None else [metric]
     loss_P, share_P = (torch.stack(parts).cpu().double() for parts in (losses, shares))
-    mean = float((loss_P * share_P).sum() / share_P.sum())
+    mean = float(weighed(loss_P, share_P).sum() / share_P.sum())
     told = float(torch.stack(metrics).cpu().double().sum()) / len(data) if metrics else None
     return Evaluation(mean, told, len(data))
 

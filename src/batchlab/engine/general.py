@@ -1,6 +1,6 @@
 """Training of a user's workload, from any state, by the user's own loss and optimizer.
 
-Shapes: N training samples, B samples of a batch, M of a micro-batch.
+Shapes: N training samples, B samples of a batch, M micro-batches of it.
 """
 
 import copy
@@ -18,6 +18,7 @@ from batchlab.engine.draws import derived, epoch_order
 from batchlab.engine.evaluation import Evaluation, evaluate
 from batchlab.engine.settings import Place, Settings, Snapshot
 from batchlab.spec import UserError, batch_slices
+from batchlab.workloads.objective import shares, weighed
 from batchlab.workloads.optimizers import set_option, set_rate
 from batchlab.workloads.prepared import Prepared
 from batchlab.workloads.seeding import forked, reseed
@@ -30,7 +31,8 @@ class Micro(NamedTuple):
 
     samples: int
     share: Any  # of the batch's loss: a number, or a tensor where the user gave weights
-    gradients: Sequence[torch.Tensor | None]  # of its mean loss, in the order of `parameters`
+    # Of its mean loss, in the order of `parameters`; may be nan where the share is 0.
+    gradients: Sequence[torch.Tensor | None]
 
 
 Status = Literal["running", "diverged"]
@@ -193,28 +195,29 @@ class GeneralRun:
     def _accumulate(self, rows: torch.Tensor, micro: int) -> None:
         """The whole batch's mean gradient as the mean of its parts', by what each is a mean of.
 
-        With the user's own weights the batch is gone through twice, as their sum must be known.
+        With the user's own weights the batch is gone through twice, as their sum must be known. A
+        part of weight 0 (no label in it counts) contributes nothing.
         """
         objective, total = self.workload.objective, None
         parts = [rows[part] for part in batch_slices(len(rows), micro)]
         if objective.weight is None:
-            shares: list[Any] = [len(part) / len(rows) for part in parts]
+            share_M: list[Any] = [len(part) / len(rows) for part in parts]
             batches: Iterator[Any] = (self._batch(part) for part in parts)
         else:
             kept = [self._batch(part) for part in parts]
             weights = [objective.share(b, len(p)) for b, p in zip(kept, parts, strict=True)]
-            shares, batches = [w / sum(weights) for w in weights], iter(kept)
+            share_M, batches = shares(weights), iter(kept)
         loss_sum: Any = 0
-        for part, share, batch in zip(parts, shares, batches, strict=True):
+        for part, share, batch in zip(parts, share_M, batches, strict=True):
             loss = self._forward_loss(batch, len(part))
             loss.backward()
-            loss_sum = loss_sum + loss.detach() * share
+            loss_sum = loss_sum + weighed(loss.detach(), share)
             own = [p.grad for p in self.parameters]
             self._clear()
             if self.on_micro is not None:
                 self.on_micro(self, Micro(len(part), share, own))
             if total is None:
-                total = [None if g is None else g * share for g in own]
+                total = [None if g is None else weighed(g, share) for g in own]
             else:
                 total = [_sum(t, g, share) for t, g in zip(total, own, strict=True)]
         assert total is not None
@@ -309,5 +312,5 @@ def _options(group: Mapping[str, Any]) -> dict[str, Any]:
 def _sum(total: torch.Tensor | None, part: torch.Tensor | None, share: Any) -> torch.Tensor | None:
     if part is None:
         return total
-    scaled: torch.Tensor = part * share
+    scaled = weighed(part, share)
     return scaled if total is None else total.add_(scaled)

@@ -38,7 +38,7 @@ def _wider_than_mkl() -> bool:
 
 _WIDER = _wider_than_mkl()
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-# Where oneDNN's call, some 18 us longer than MKL's, is worth it by measurement (docs/engine.md).
+# Where oneDNN's call, some 18 us longer than MKL's, is worth it by measurement (decision 0006).
 _LEAST = 64  # columns, and rows that are summed over
 _LEAST_WORK = 2**21 if _WIDER else 2**24  # multiplications
 

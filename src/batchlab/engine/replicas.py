@@ -28,7 +28,7 @@ from batchlab.engine.step import COMPILED, Stepper, first_diverged, stepper, tor
 from batchlab.spec import Matmul, Phase, batch_slices
 
 # Up to this batch size a stack is faster than one run after another, by measurement
-# (docs/engine.md); from there on a product alone fills a core.
+# (decision 0007); from there on a product alone fills a core.
 LARGEST = 64
 FEW = 2**18  # weights
 VECTOR = 16  # units: of layers of whole vectors, a replica's rows are aligned like any other's

@@ -19,7 +19,7 @@ from batchlab.engine.products import Arithmetic, change, product
 from batchlab.engine.threads import together
 from batchlab.spec import Matmul, Optimizer, Phase, batch_slices
 
-COMPILED = 24  # up to this batch size the compiled loop is faster, by measurement (docs/engine.md)
+COMPILED = 24  # up to this batch size the compiled loop is faster, by measurement (decision 0006)
 
 
 class Stepper(ABC):

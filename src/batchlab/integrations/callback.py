@@ -32,6 +32,11 @@ class NoiseCallback:
             raise ValueError("no step was measured")
         return self._watch.compute(last)
 
+    def micro_batch(self, examples: int) -> None:
+        """As `NoiseScale.micro_batch`: a batch begins whose size can't be seen."""
+        if self._watch is not None:
+            self._watch.micro_batch(examples)
+
     def _begin(
         self,
         model: nn.Module,
@@ -40,7 +45,8 @@ class NoiseCallback:
         *,
         clipped: bool = False,
     ) -> None:
-        """Put the hooks on."""
+        """Put the hooks on; a training that was broken off may have left its own."""
+        self._end()
         self._watch = NoiseScale(
             model,
             optimizer,

@@ -36,7 +36,16 @@ class Curve:
     @property
     def values(self) -> dict[str, Floats]:
         """The measured values by name (S)."""
-        norm_SP = self._norms.array()
+        return self._by_name(None)
+
+    def readings(self) -> list[Reading]:
+        """The last values; empty where there are none."""
+        if not self._steps:
+            return []
+        return [Reading(self.name, layer, float(v[-1])) for layer, v in self._by_name(1).items()]
+
+    def _by_name(self, last: int | None) -> dict[str, Floats]:
+        norm_SP = self._norms.array(last)
         if norm_SP is None:
             norm_SP = np.zeros((0, len(self._names)))
         told = {ALL: np.ones(len(self._names), bool), WEIGHTS: self._is_weight_P}
@@ -44,14 +53,8 @@ class Curve:
         totals = {n: np.linalg.norm(norm_SP[:, of], axis=1) for n, of in told.items() if of.any()}
         return totals | {name: norm_SP[:, p] for p, name in enumerate(self._names)}
 
-    def readings(self) -> list[Reading]:
-        """The last values; empty where there are none."""
-        if not self._steps:
-            return []
-        return [Reading(self.name, layer, float(v[-1])) for layer, v in self.values.items()]
-
     def __str__(self) -> str:
         if not self._steps:
             return f"{self.name}: no step was measured"
-        last = self.values[ALL][-1]
+        last = self._by_name(1)[ALL][-1]
         return f"{self.name} {last:.4g} at step {self._steps[-1]} ({len(self._steps)} measured)"

@@ -2,7 +2,8 @@
 
 Automatic optimization on one device or under DDP. Accumulated micro-batches and the factor of a
 gradient scaler are known to the trainer and taken into account; values go through `log_dict` to the
-trainer's loggers, every `log_every_n_steps`.
+trainer's loggers, every `log_every_n_steps`. A batch has as many examples as its first tensor has
+rows; where it holds none, `training_step` says `callback.micro_batch(examples)`.
 """
 
 from typing import Any
@@ -40,8 +41,8 @@ class NoiseScaleCallback(NoiseCallback, Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """A micro-batch begins."""
-        if self._watch is not None:
-            self._watch.micro_batch(first_dimension([batch]))
+        if examples := first_dimension(batch):
+            self.micro_batch(examples)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: object

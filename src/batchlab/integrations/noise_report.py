@@ -15,6 +15,7 @@ class NoiseReport:
     layers: Mapping[str, NoiseScale]
     told: str  # what it was measured from
     skipped: int  # steps that could not tell
+    why: str = ""  # the last of them could not, where it is known
 
     @property
     def decided(self) -> bool:
@@ -40,7 +41,7 @@ class NoiseReport:
         lines = [_line("noise scale", self.estimate)]
         lines[0] += f"; {self.told}"
         if self.skipped:
-            lines[0] += f"; {self.skipped} steps left out"
+            lines[0] += f"; {self.skipped} steps left out" + (f" ({self.why})" if self.why else "")
         return "\n".join(lines + [_line(f"  {name}", one) for name, one in self.layers.items()])
 
 

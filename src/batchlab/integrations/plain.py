@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from batchlab.analysis.noise_scale import estimate
@@ -27,16 +28,18 @@ from batchlab.integrations.sources import (
     Divided,
     Examples,
     MicroBatches,
+    Ranks,
     Reduction,
     Source,
     source,
+    trained_alone,
 )
 from batchlab.integrations.witness import Witness
 from batchlab.probes.hooks import trained
 from batchlab.probes.noise_scale import NoiseStatistics
 from batchlab.probes.norms import Floats, Norms
 from batchlab.probes.parts import Parts
-from batchlab.record import ALL, NoiseSeries, Reading
+from batchlab.record import ALL, Reading
 from batchlab.spec import UserError
 
 RECENT = 200  # measured steps that `readings` are of
@@ -47,7 +50,9 @@ class NoiseScale(Watch):
 
     Per-example norms where all layers have them; the ranks of `DistributedDataParallel`; else the
     micro-batches of gradient accumulation, which then is needed. `compute` says which, and why.
-    Micro-batches are recognised in any case. A step whose gradient is not finite is left out.
+    Micro-batches are recognised in any case. What the first step shows not to have per-example
+    norms goes on from micro-batches. Later a step that can't be told, or whose gradient is not
+    finite, is left out and counted.
 
     - `every`: measure one step in so many; the model has no hooks in the others.
     - `by_layer`: every parameter's noise scale too.
@@ -55,7 +60,8 @@ class NoiseScale(Watch):
     - `divided`: whether the loop divides the loss by the number of micro-batches, or by what.
     - `metric="optimizer"`: in the metric of Adam, AdamW, RMSprop, Adagrad; from micro-batches.
     - `scaler`: the loop's `GradScaler`, whose factor is taken out, before or after `unscale_`.
-    - `clipped`: `step` stands after gradients were clipped by their norm, which is then undone.
+    - `clipped`: `step` stands after gradients were clipped by their norm, which is then undone; not
+      for ranks, as a hook sees one rank's gradient before it is averaged.
     - `population`: N where batches are drawn without replacement from so few examples that it
       matters.
 
@@ -78,19 +84,27 @@ class NoiseScale(Watch):
         population: int | None = None,
     ) -> None:
         super().__init__(every)
+        if metric not in ("plain", "optimizer"):
+            raise UserError(f"metric={metric!r}: 'plain', or 'optimizer' for the optimizer's own")
+        if scaler is not None and not scaler.is_enabled():
+            scaler = None  # it has no factor
         for name, needs in (("metric='optimizer'", metric == "optimizer"), ("a scaler", scaler)):
             if needs and optimizer is None:
                 raise UserError(f"{name} needs the optimizer: NoiseScale(model, optimizer, ...)")
         if reduction not in ("mean", "sum"):
             raise UserError(f"reduction={reduction!r}: 'mean' or 'sum', as the loss has it")
-        self._model, self._optimizer, self._scaler = model, optimizer, scaler
+        self._given, self._model = model, trained_alone(model)
+        self._optimizer, self._scaler = optimizer, scaler
         self.divided = divided  # may be set anew between steps
         self._reduction: Reduction = reduction
         self._by_layer = by_layer
-        self._witness = Witness(model) if clipped else None
-        self._source: Source = source(model, optimizer if metric == "optimizer" else None)
+        if clipped and isinstance(self._model, DistributedDataParallel):
+            raise UserError("clipped=True can't be undone for ranks: step before clipping instead")
+        self._source: Source = source(self._model, optimizer if metric == "optimizer" else None)
+        self._witness = Witness(self._model) if clipped else None
         self._statistics = self._fresh(population)
         self._passed_over = 0
+        self._why = ""  # the last step that was passed over could not tell
         self._looked = -1  # the step that was measured last
 
     @property
@@ -106,17 +120,16 @@ class NoiseScale(Watch):
     def compute(self, last: int | None = None) -> NoiseReport:
         """The noise scale of all measured steps, or of the `last` so many.
 
-        Raises `ValueError` where no step was measured. What the data do not decide comes back with
-        an interval unbounded above, and says so.
+        Raises `ValueError` where no step was measured, or none of these was finite. What the data
+        do not decide comes back with an interval unbounded above, and says so.
         """
-        series = {name: _last(one, last) for name, one in self._statistics.compute().items()}
-        told = {name: estimate(one) for name, one in series.items()}
+        told = {name: estimate(one) for name, one in self._statistics.compute(last).items()}
         whole = told.pop(ALL)
-        return NoiseReport(whole, told, self.told, self.skipped)
+        return NoiseReport(whole, told, self.told, self.skipped, self._why)
 
     def hand_over(self, model: nn.Module, step: int) -> Tensor | Floats | None:
         """The norms of `.grad` by parameter, once, if it has just measured them in that step."""
-        if model is not self._model or not step == self._looked == self.steps - 1:
+        if model is not self._given or not step == self._looked == self.steps - 1:
             return None
         return self._source.hand_over() if isinstance(self._source, Examples) else None
 
@@ -131,15 +144,21 @@ class NoiseScale(Watch):
         self._looked = self.steps
         try:
             step = self._source.take(self._reduction, self.divided)
+            step = None if step is None else self._own(step)
         except UserError as error:
-            if isinstance(self._source, MicroBatches) or self._statistics.steps:
+            step, why = None, str(error)
+            if isinstance(self._source, Ranks):
+                raise  # the others may wait for this one
+            if self._statistics.steps:
+                self._why = why
+            elif isinstance(self._source, Examples):
+                self._fall_back(why)
+            else:
                 raise
-            self._fall_back(str(error))
-            step = None
         if step is None:
             self._passed_over += 1
         else:
-            self._statistics.update(self._own(step))
+            self._statistics.update(step)
 
     def _own(self, step: Parts) -> Parts:
         """Without the scaler's factor, and as before clipping."""
@@ -171,7 +190,10 @@ class NoiseScale(Watch):
         return NoiseStatistics(self._source.names, population, total=not self._by_layer)
 
     def micro_batch(self, examples: int) -> None:
-        """A micro-batch begins: for loops whose model is not called as a whole."""
+        """A micro-batch begins: for loops whose model is not called as a whole, or on no tensor.
+
+        A loop that says so once says so before each. Per-example norms do not need it.
+        """
         self._source.begin(examples)
 
     def _prepare(self, measured: bool) -> None:
@@ -245,7 +267,3 @@ class Distance(Watch):
 
     def _prepare(self, measured: bool) -> None:
         pass
-
-
-def _last(series: NoiseSeries, last: int | None) -> NoiseSeries:
-    return series if last is None else NoiseSeries(*(v[-last:] for v in series))

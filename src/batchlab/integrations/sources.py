@@ -22,12 +22,17 @@ from batchlab.probes.hooks import Hooked
 from batchlab.probes.norms import Floats
 from batchlab.probes.parts import Parts
 from batchlab.probes.per_example import PerExampleNorms, unsupported
-from batchlab.probes.preconditioner import metric_roots
+from batchlab.probes.preconditioner import NoStepYet, metric_roots
 from batchlab.probes.ranks import RankNorms
 from batchlab.spec import UserError
+from batchlab.workloads.tree import leaves
 
 Reduction = Literal["mean", "sum"]
 Divided = bool | int
+_UNSEEN = (
+    "the batch's size can't be seen (in train() the model was not called on a tensor): call "
+    "watch.micro_batch(examples) before each"
+)
 
 
 class Source(Protocol):
@@ -92,8 +97,8 @@ class Examples:
 
 
 class _Calls(Hooked):
-    """Examples of each of a model's calls in training: evaluations and what a backward pass
-    computes again are none."""
+    """Examples of each of a model's calls in training: evaluations, whether in eval() or without
+    gradients, and what a backward pass computes again are none."""
 
     def __init__(self, model: nn.Module, called: Callable[[int], object]) -> None:
         super().__init__()
@@ -102,17 +107,20 @@ class _Calls(Hooked):
     def _attach(self) -> list[RemovableHandle]:
         return [self._model.register_forward_pre_hook(self._before, with_kwargs=True)]
 
-    def _before(self, _: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        if torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
-            self._called(first_dimension([*args, *kwargs.values()]))
+    def _before(
+        self, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> None:
+        if module.training and torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
+            self._called(first_dimension((args, kwargs)))
 
 
 class _OfCalls(ABC):
-    """Parts whose sizes the model's calls tell. Abstract: what a call begins is the kind's own."""
+    """Parts whose sizes the model's calls tell, or the loop does. Abstract: `_begin` a part."""
 
     def __init__(self, model: nn.Module, norms: ChunkNorms | RankNorms) -> None:
         self.names = norms.names
         self._measured = norms
+        self._told_by_loop = False
         self._calls = _Calls(model, self._called)
         self.active = True
 
@@ -125,9 +133,19 @@ class _OfCalls(ABC):
     def active(self, wanted: bool) -> None:
         self._measured.active = self._calls.active = wanted
 
-    @abstractmethod
+    def begin(self, examples: int) -> None:
+        """A micro-batch begins; a loop that says so once says so always."""
+        self._told_by_loop = True
+        if self.active:
+            self._begin(examples)
+
     def _called(self, examples: int) -> None:
-        """The model is called on so many."""
+        if not self._told_by_loop:
+            self._begin(examples)
+
+    @abstractmethod
+    def _begin(self, examples: int) -> None:
+        """A micro-batch of so many; 0 where that can't be seen."""
 
 
 class MicroBatches(_OfCalls):
@@ -135,23 +153,32 @@ class MicroBatches(_OfCalls):
 
     A micro-batch ends where the model is called again after a backward pass, or at `take`. Its
     examples are the first dimension of the model's first tensor. With an optimizer, norms are in
-    its metric (`probes/preconditioner.py`), as it stood before the step.
+    its metric (`probes/preconditioner.py`), as it stood before the step; `UserError` where none is
+    known.
     """
 
     def __init__(self, model: nn.Module, why: str = "", metric_of: Optimizer | None = None) -> None:
+        if metric_of is not None:
+            _roots(model, metric_of)  # raises before there are hooks
         self._norms = ChunkNorms(model)
         self.told = f"micro-batches{why}"
         self._model, self._metric_of = model, metric_of
         self._examples: list[int] = []  # of the model's calls since the last backward pass
-        self._told_by_loop = False
+        self._problem = ""  # with a micro-batch of this step
+        self._compared = False  # a first micro-batch's gradient with `.grad`
         self._ready = False  # whether some step was in two micro-batches
         super().__init__(model, self._norms)
 
     def take(self, reduction: Reduction, divided: Divided) -> Parts | None:
-        """As `Source.take`; raises `UserError` where the first step is in one micro-batch."""
+        """As `Source.take`; raises `UserError` where the first step is in one micro-batch, or a
+        step's micro-batches can't be told apart."""
         if self._norms.reached:
             self._close()
         self._examples.clear()
+        problem, self._problem = self._problem, ""
+        if problem:
+            self._norms.discard()
+            raise UserError(problem)
         sizes = self._norms.sizes
         if self._metric_of is not None and self._norms.roots is None:
             self._norms.discard()
@@ -173,32 +200,30 @@ class MicroBatches(_OfCalls):
         self.active = False
         self._norms.remove()
 
-    def begin(self, examples: int) -> None:
-        """A micro-batch begins; a loop that says so once says so always."""
-        self._told_by_loop = True
-        if self.active:
-            self._begin(examples)
-
-    def _called(self, examples: int) -> None:
-        if not self._told_by_loop:
-            self._begin(examples)
-
     def _begin(self, examples: int) -> None:
         if self._norms.reached:
-            self._close()
+            self._close(first=not self._norms.sizes)
         elif self._metric_of is not None and not self._norms.sizes:
             self._norms.roots = _roots(self._model, self._metric_of)
         self._examples.append(examples)
 
-    def _close(self) -> None:
+    def _close(self, *, first: bool = False) -> None:
+        """End a micro-batch; at the `first` of several, `.grad` has not yet been clipped."""
         calls, self._examples = self._examples, []
-        if len(calls) != 1:
+        try:
+            if not all(calls) or not calls:
+                raise UserError(_UNSEEN)
+            if len(calls) > 1:
+                raise UserError(
+                    f"the model was called {len(calls)} times before a backward pass: "
+                    f"micro-batches are recognised where it is called once"
+                )
+            if first and not self._compared:
+                self._compared = self._norms.compare()
+            self._norms.close(calls[0])
+        except UserError as error:  # it would end the user's call of the model: `take` says so
             self._norms.discard()
-            raise UserError(
-                f"the model was called {len(calls)} times before a backward pass: micro-batches "
-                f"are recognised where it is called once"
-            )
-        self._norms.close(calls[0])
+            self._problem = str(error)
 
 
 class Ranks(_OfCalls):
@@ -214,20 +239,25 @@ class Ranks(_OfCalls):
     def take(self, reduction: Reduction, divided: Divided) -> Parts | None:
         """As `Source.take`, on every rank."""
         calls, self._examples = self._examples, []
-        if not calls:
-            raise UserError("the model was not called: step after its backward pass")
+        if not calls or not all(calls):
+            raise UserError(_UNSEEN)
         scale = float(sum(calls)) if reduction == "sum" else float(len(calls))
         return self._norms.take(sum(calls), scale / _divisor(divided, len(calls)))
-
-    def begin(self, examples: int) -> None:
-        """Nothing to do: calls of a data parallel model are always seen."""
 
     def remove(self) -> None:
         """Stop looking; DDP has no way to take a communication hook off again."""
         self.active = False
 
-    def _called(self, examples: int) -> None:
+    def _begin(self, examples: int) -> None:
         self._examples.append(examples)
+
+
+def trained_alone(model: nn.Module) -> nn.Module:
+    """The model itself where data parallel training has one rank, and so no parts."""
+    if isinstance(model, DistributedDataParallel) and dist.get_world_size(model.process_group) == 1:
+        inner: nn.Module = model.module
+        return inner
+    return model
 
 
 def source(model: nn.Module, metric_of: Optimizer | None = None) -> Source:
@@ -240,7 +270,7 @@ def source(model: nn.Module, metric_of: Optimizer | None = None) -> Source:
         raise UserError("several ranks: watch the DistributedDataParallel model, not its module")
     if metric_of is not None:
         return MicroBatches(model, " in the optimizer's metric", metric_of)
-    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+    if any(map(_compiled, model.modules())):
         return MicroBatches(model, " (a compiled model shows hooks nothing)")
     problems = unsupported(model)
     if not problems:
@@ -258,22 +288,23 @@ def _divisor(divided: Divided, micro_batches: int) -> int:
     return divided or 1
 
 
-def first_dimension(values: list[object]) -> int:
-    """Examples of a batch: of the first tensor in it, dicts and sequences looked through."""
-    for value in values:
-        if isinstance(value, Tensor) and value.ndim:
-            return len(value)
-        if isinstance(value, dict | list | tuple):
-            inner = list(value.values()) if isinstance(value, dict) else list(value)
-            if inner and (found := first_dimension(inner)):
-                return found
-    return 0
+def first_dimension(batch: object) -> int:
+    """Examples of a batch: of the first tensor in it; 0 where there is none."""
+    sizes = (len(t) for t in leaves(batch) if isinstance(t, Tensor) and t.ndim)
+    return next(filter(None, sizes), 0)
+
+
+def _compiled(module: nn.Module) -> bool:
+    """By `torch.compile(module)`, `module.compile()`, or a compiled `forward`."""
+    if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
+        return True
+    forward = module.forward  # `torch.compiler.disable` leaves the same mark, and one of its own
+    marked = hasattr(forward, "_torchdynamo_orig_callable")
+    return marked and not hasattr(forward, "_torchdynamo_disable")
 
 
 def _roots(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor] | None:
     try:
         return metric_roots(model, optimizer)
-    except UserError as error:
-        if "no step yet" in str(error):
-            return None
-        raise
+    except NoStepYet:
+        return None

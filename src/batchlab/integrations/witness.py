@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from batchlab.probes.hooks import Hooked, trained
-from batchlab.probes.squares import wide
+from batchlab.probes.squares import entries
 from batchlab.spec import UserError
 
 
@@ -27,7 +27,7 @@ class Witness(Hooked):
         now, seen, self._seen = self._parameter.grad, self._seen, None
         if now is None or seen is None:
             raise UserError("the last parameter has no gradient: clipped=True needs one")
-        told: Tensor = torch.linalg.vector_norm(wide(now)) / seen
+        told: Tensor = torch.linalg.vector_norm(entries(now)) / seen
         return told
 
     def _attach(self) -> list[RemovableHandle]:
@@ -35,4 +35,4 @@ class Witness(Hooked):
 
     def _accumulated(self, parameter: Tensor) -> None:
         assert parameter.grad is not None
-        self._seen = torch.linalg.vector_norm(wide(parameter.grad))
+        self._seen = torch.linalg.vector_norm(entries(parameter.grad))

@@ -11,6 +11,7 @@ install.
 """
 
 import json
+from math import isfinite
 from pathlib import Path
 from typing import IO, Any, Protocol, Self
 
@@ -44,15 +45,20 @@ class _Closing:
 
 
 class JsonLines(_Closing):
-    """One object a reading: `step`, `name`, `layer`, `value`; appended to the file."""
+    """One object a reading: `step`, `name`, `layer`, `value`; appended to the file.
 
-    def __init__(self, path: Path) -> None:
+    JSON has no infinity and no nan: a value that is not finite is null.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        path = Path(path)
         self._file: IO[str] = path.open("a", encoding="utf-8")
 
     def write(self, step: int, readings: list[Reading]) -> None:
         """Write one step's readings, and flush."""
         for r in readings:
-            row = {"step": step, "name": r.name, "layer": r.layer, "value": float(r.value)}
+            value = float(r.value) if isfinite(r.value) else None
+            row = {"step": step, "name": r.name, "layer": r.layer, "value": value}
             self._file.write(json.dumps(row) + "\n")
         self._file.flush()
 
@@ -64,7 +70,7 @@ class JsonLines(_Closing):
 class TensorBoard(_Closing):
     """Scalars in an event file in `directory`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path | str) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ModuleNotFoundError:

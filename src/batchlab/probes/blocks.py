@@ -37,10 +37,17 @@ class Blocks:
         other._fetch()
         self._there += other._there
 
-    def array(self) -> Floats | None:
-        """All steps (S, ...); `None` where there are none."""
+    def array(self, last: int | None = None) -> Floats | None:
+        """All steps (S, ...), or the last so many, read alone; `None` where there are none."""
         self._fetch()
-        return np.concatenate(self._there) if self._there else None
+        first, rows = len(self._there), 0
+        while first and (last is None or rows < last):
+            first -= 1
+            rows += len(self._there[first])
+        if not rows:
+            return None
+        told = np.concatenate(self._there[first:])
+        return told if last is None else told[max(0, rows - last) :]
 
     def _fetch(self) -> None:
         if self._pending:

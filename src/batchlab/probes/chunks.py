@@ -10,6 +10,7 @@ Shapes: K chunks, P parameters.
 
 from collections.abc import Iterable, Mapping
 from functools import partial
+from math import hypot, isfinite
 from typing import Literal
 
 import torch
@@ -18,10 +19,11 @@ from torch.utils.hooks import RemovableHandle
 
 from batchlab.probes.hooks import Gatherer, trained
 from batchlab.probes.parts import Parts, parts
-from batchlab.probes.squares import wide
+from batchlab.probes.squares import entries
 from batchlab.spec import UserError
 
 Reduction = Literal["mean", "sum"]
+TOLERANCE = 0.001  # of the norm: one is a copy of the other
 
 
 class ChunkNorms(Gatherer):
@@ -39,8 +41,9 @@ class ChunkNorms(Gatherer):
     ```
 
     `roots`, by parameter name, turns norms into those of roots * gradient: the metric of a
-    preconditioner (`probes/preconditioner.py`). It may be set anew between steps. Where data
-    parallel training averages gradients, the hook sees this rank's alone: `probes/ranks.py`.
+    preconditioner (`probes/preconditioner.py`), and has every parameter. It may be set anew between
+    steps. Where data parallel training averages gradients, the hook sees this rank's alone:
+    `probes/ranks.py`.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -73,7 +76,10 @@ class ChunkNorms(Gatherer):
         self._sizes.clear()
 
     def close(self, examples: int) -> None:
-        """End a chunk of that many examples; a parameter it did not reach has no gradient in it."""
+        """End a chunk of that many examples; a parameter it did not reach has no gradient in it.
+
+        Raises `UserError` where no or more than one backward pass was seen.
+        """
         if not self._open:
             raise UserError("no gradient was seen: close a chunk after its backward pass")
         if self._unclosed:
@@ -85,6 +91,23 @@ class ChunkNorms(Gatherer):
         )
         self._sizes.append(examples)
         self._open.clear()
+
+    def compare(self) -> bool:
+        """Whether a step's first chunk is finite, before it is closed; waits for the device.
+
+        Raises `UserError` where `.grad` is not its gradient: it was not zero before the step, or
+        did not stay (an adversarial example's own backward pass). The whole would not be the sum.
+        """
+        with torch.no_grad():
+            there = [(k, p.grad) for k, p in enumerate(self._parameters) if p.grad is not None]
+            now = hypot(*(float(self._norm(k, g)) for k, g in there))
+        seen = hypot(*(float(norm) for norm in self._open.values()))
+        if abs(now - seen) > TOLERANCE * seen:
+            raise UserError(
+                f"after a step's first backward pass, whose gradient has the norm {seen:.3g}, "
+                f".grad has {now:.3g}: it must be zero before a step, and stay until the step ends"
+            )
+        return isfinite(seen)
 
     def take(self, reduction: Reduction = "mean", loss_scale: float | Tensor = 1.0) -> Parts:
         """The norms of a step's chunks, and of the whole from `.grad`.
@@ -127,7 +150,6 @@ class ChunkNorms(Gatherer):
         self._open[k] = self._norm(k, gradient.detach())
 
     def _norm(self, k: int, gradient: Tensor) -> Tensor:
-        if self.roots is not None:
-            gradient = gradient * self.roots[self.names[k]]
-        norm: Tensor = torch.linalg.vector_norm(wide(gradient))
+        root = None if self.roots is None else self.roots[self.names[k]]
+        norm: Tensor = torch.linalg.vector_norm(entries(gradient, root))
         return norm

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from batchlab.probes import squares
+from batchlab.spec import UserError
 
 Norms = list[Tensor]  # of weight and, where there is one, bias: (B) each
 
@@ -32,6 +33,8 @@ def _linear(module: nn.Linear, a: Tensor, d: Tensor) -> Norms:
 
 def _convolution(module: nn.Conv1d | nn.Conv2d, a: Tensor, d: Tensor) -> Norms:
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    if a.ndim != 2 + len(module.kernel_size):
+        raise UserError(f"an input of {a.ndim} dimensions has no batch of examples")
     a = F.pad(a, module._reversed_padding_repeated_twice, mode=mode)
     kernel, stride, dilation = module.kernel_size, module.stride, module.dilation
     if isinstance(module, nn.Conv1d):
@@ -54,8 +57,8 @@ def _embedding(module: nn.Embedding, a: Tensor, d: Tensor) -> Norms:
 def _norm(module: nn.LayerNorm | nn.RMSNorm | nn.GroupNorm, a: Tensor, d: Tensor) -> Norms:
     a, d = squares.wide(a), squares.wide(d)
     if isinstance(module, nn.GroupNorm):
-        unit_BTW = F.group_norm(a, module.num_groups, eps=module.eps).flatten(2).mT
-        d_BTW = d.flatten(2).mT
+        unit = F.group_norm(a, module.num_groups, eps=module.eps)
+        unit_BTW, d_BTW = (x.unsqueeze(-1).flatten(2).mT for x in (unit, d))  # or (B, W) alone
     else:
         shape = list(module.normalized_shape)
         if isinstance(module, nn.LayerNorm):

@@ -34,6 +34,7 @@ class NoiseStatistics:
         self.population = population
         self._norms = Blocks(total=total)  # (2, P) a step
         self._sizes: list[tuple[int, float, float]] = []
+        self._skipped = self._looked_at = 0  # the first so many steps are counted
 
     def update(self, step: Parts) -> None:
         """Take in one step's batch, without waiting for the device."""
@@ -50,18 +51,21 @@ class NoiseStatistics:
         """Append the steps of another accumulator of the same parameters."""
         if other._names != self._names or other.population != self.population:
             raise UserError("only accumulators of the same parameters and population merge")
+        skipped = self.skipped + other.skipped
         self._norms.append(other._norms)
         self._sizes += other._sizes
+        self._skipped, self._looked_at = skipped, len(self._sizes)
 
-    def compute(self) -> dict[str, NoiseSeries]:
-        """The series of each parameter and of `all`; raises `ValueError` where nothing was seen."""
-        norm_S2P = self._norms.array()
+    def compute(self, last: int | None = None) -> dict[str, NoiseSeries]:
+        """The series of each parameter and of `all`, or of the last so many steps, those left out
+        included; raises `ValueError` where nothing was seen."""
+        norm_S2P = self._norms.array(last)
         if norm_S2P is None:
             raise ValueError("no step was seen")
         square_S2P = norm_S2P**2
         finite_S = np.isfinite(square_S2P).all(axis=(1, 2))
         square_S2P = square_S2P[finite_S]
-        sizes_S3 = np.array(self._sizes, dtype=np.float64)[finite_S]
+        sizes_S3 = np.array(self._sizes[-len(norm_S2P) :], dtype=np.float64)[finite_S]
         n_S1, small_S1, big_S1 = sizes_S3.T[:, :, None]
         tau_SP, square_SP = unbiased(
             square_S2P[:, 0], square_S2P[:, 1], small_S1, big_S1, self.population
@@ -80,5 +84,8 @@ class NoiseStatistics:
     @property
     def skipped(self) -> int:
         """How many steps had a gradient that was not finite."""
-        norm_S2P = self._norms.array()
-        return 0 if norm_S2P is None else int((~np.isfinite(norm_S2P).all(axis=(1, 2))).sum())
+        norm_S2P = self._norms.array(len(self._sizes) - self._looked_at)
+        if norm_S2P is not None:
+            self._skipped += int((~np.isfinite(norm_S2P).all(axis=(1, 2))).sum())
+            self._looked_at = len(self._sizes)
+        return self._skipped

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from batchlab.probes.squares import wide
+from batchlab.probes.squares import entries
 
 Floats = NDArray[np.float64]
 Addresses = NDArray[np.int64]
@@ -71,12 +71,15 @@ class Norms:
         if not self._compiled or not _fits(self._values):
             return False
         dtype, told = self._dtype, []
-        for t, size in zip(tensors, self._sizes, strict=True):
-            if type(t) not in _ORDINARY or t.dtype is not dtype or t.numel() != size:
-                return False
-            if not (t.is_contiguous() and t.is_cpu):
-                return False
-            told.append(t.data_ptr())
+        try:
+            for t, size in zip(tensors, self._sizes, strict=True):
+                if type(t) not in _ORDINARY or t.dtype is not dtype or t.numel() != size:
+                    return False
+                if not (t.is_contiguous() and t.is_cpu):
+                    return False
+                told.append(t.data_ptr())
+        except RuntimeError:  # a sparse gradient has no memory of its own
+            return False
         self._write(address_P.data, 0, *told)
         return True
 
@@ -120,7 +123,7 @@ def sums() -> ModuleType:
 
 def _norms(tensors: Sequence[Tensor]) -> Tensor:
     with torch.no_grad():
-        return torch.stack(torch._foreach_norm([wide(t) for t in tensors]))
+        return torch.stack(torch._foreach_norm([entries(t) for t in tensors]))
 
 
 def _fits(values: int) -> bool:

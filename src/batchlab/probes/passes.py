@@ -1,15 +1,19 @@
 """What backward passes have shown of a layer: its examples' gradient norms, pass by pass.
 
+Until a layer is `checked`, also the gradient itself that its calls have, and |.grad| as the passes
+left it. Where the two differ, `.grad` is not the sum over the examples that the hooks saw.
+
 Shapes: B examples.
 """
 
-from collections.abc import Sequence, Sized
+from collections.abc import Iterable, Sequence, Sized
 
 import torch
 from torch import Tensor, nn
 
 from batchlab.probes.layers import LAYERS
 from batchlab.probes.norms import of_rows
+from batchlab.probes.squares import wide
 
 _pass_number = torch._C._current_graph_task_id
 
@@ -17,17 +21,36 @@ _pass_number = torch._C._current_graph_task_id
 class Layer:
     """One module: which parameters it has, and what its backward passes have shown."""
 
-    __slots__ = ("module", "name", "of", "parameters", "passes", "plain", "simple", "wanted")
+    __slots__ = (
+        "checked",
+        "left",
+        "module",
+        "name",
+        "of",
+        "order",
+        "parameters",
+        "passes",
+        "plain",
+        "problems",
+        "simple",
+        "sums",
+    )
 
-    def __init__(self, name: str, module: nn.Module) -> None:
+    def __init__(self, name: str, module: nn.Module, problems: list[str]) -> None:
+        """What goes wrong in a hook is added to `problems`, which layers share."""
         self.name, self.module, self.of = name, module, LAYERS[type(module)]
+        self.problems = problems
         self.simple = isinstance(module, nn.Linear)  # of one position: an example is a row
-        there = dict(module.named_parameters(recurse=False))
-        self.wanted = [p.requires_grad for p in there.values()]
-        self.plain = self.wanted == [True, True]
-        self.parameters = {k: p for k, p in there.items() if p.requires_grad}
-        # Of each pass: its number, examples, and their norms or what these come to together.
-        self.passes: list[tuple[int, int, Sequence[Tensor | float]]] = []
+        there = module.named_parameters(recurse=False)
+        self.parameters = {k: p for k, p in there if p.requires_grad}
+        # Norms come as weight and bias; a module may have registered them the other way round.
+        self.order = [("weight", "bias").index(k) for k in self.parameters]
+        self.plain = self.order == [0, 1]
+        # Of each pass: its number, its forward pass's own shape, and the norms or their total.
+        self.passes: list[tuple[int, torch.Size, Sequence[Tensor | float]]] = []
+        self.checked = False
+        self.sums: list[Tensor] = []  # of all passes, a gradient each parameter
+        self.left: Tensor | None = None  # |.grad| of all parameters after the last pass
 
     def look(self, hooked: Sized, a: Tensor, shape: torch.Size, d: Tensor) -> None:
         """Take in a pass: the input, the output's shape and its gradient; unless `hooked` is empty.
@@ -37,13 +60,32 @@ class Layer:
         if not hooked:
             return
         norms: Sequence[Tensor | float] | None = None
-        if self.simple and len(shape) == 2:
-            norms = of_rows(a, d, shape)
-        if norms is None:
-            norms = self._norms(a, d, shape)
-        if not self.plain:  # there may be no bias
-            norms = [n for n, wanted in zip(norms, self.wanted, strict=False) if wanted]
-        self.passes.append((_pass_number(), shape[0], norms))
+        try:
+            if self.simple and len(shape) == 2:
+                norms = of_rows(a, d, shape)
+            if norms is None:
+                norms = self._norms(a, d, shape)
+            if not self.plain:
+                norms = [norms[k] for k in self.order]
+            if not self.checked:
+                self._add(a, d.reshape(shape))
+        except Exception as error:  # it would end the user's backward pass half done
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            self.problems.append(f"{self.name or 'the model'}: {first}")
+            return
+        self.passes.append((_pass_number(), shape, norms))
+
+    def both(self) -> tuple[float, float]:
+        """|g| of the calls that were seen, and |.grad| as the last pass left it.
+
+        Later it may be clipped or unscaled. Where no pass wrote it, it is taken as it is now.
+        """
+        left = self._whole() if self.left is None else self.left
+        return float(_norm(self.sums)), 0.0 if left is None else float(left)
+
+    def forget(self) -> None:
+        """What is compared in `both`."""
+        self.sums, self.left = [], None
 
     def _norms(self, a: Tensor, d: Tensor, shape: torch.Size) -> list[Tensor]:
         if torch.is_grad_enabled():  # a graph of the backward pass itself was asked for
@@ -53,3 +95,33 @@ class Layer:
         # Matrix products are not to be rounded to half precision, whatever the pass runs in.
         with torch.no_grad(), torch.autocast(d.device.type, enabled=False):
             return self.of(self.module, a, d.reshape(shape))
+
+    def _add(self, a: Tensor, d: Tensor) -> None:
+        own = self._gradients(a.detach(), d.detach())
+        self.sums = [s + g for s, g in zip(self.sums, own, strict=True)] if self.sums else own
+        torch.autograd.Variable._execution_engine.queue_callback(self._end)
+
+    def _gradients(self, a: Tensor, d: Tensor) -> list[Tensor]:
+        """This call's gradient of each parameter, by autograd through the layer alone."""
+        there = self.module._parameters
+        values = {k: None if p is None else wide(p.detach()) for k, p in there.items()}
+        alone: nn.Module = object.__new__(type(self.module))
+        # It has no hooks, and its parameters are not changed in place.
+        alone.__dict__.update(self.module.__dict__, _parameters=values, max_norm=None)
+        wanted = [v.requires_grad_() for k in self.parameters if (v := values[k]) is not None]
+        with torch.enable_grad(), torch.autocast(d.device.type, enabled=False):
+            z = type(self.module).forward(alone, wide(a) if a.is_floating_point() else a)
+            return list(torch.autograd.grad(z, wanted, d.to(z.dtype)))
+
+    def _end(self) -> None:
+        self.left = self._whole()
+
+    def _whole(self) -> Tensor | None:
+        there = [g.detach() for p in self.parameters.values() if (g := p.grad) is not None]
+        return _norm(there) if there else None
+
+
+def _norm(tensors: Iterable[Tensor]) -> Tensor:
+    norms = [torch.linalg.vector_norm(wide(t)) for t in tensors]
+    told: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return told

@@ -6,15 +6,21 @@ the first dimension of every layer's input: sequences are (batch, time, ...).
 
 What has no per-example gradient, or none that hooks can see, is refused by name: batch norm, whose
 examples share statistics; a parameter that several modules share; a module that one forward pass
-calls twice; types not in `layers.LAYERS`. Chunks (`probes/chunks.py`) work for all of these but the
-first, where they are of the coupled loss.
+calls twice, or that goes backward twice after one; types not in `layers.LAYERS`. Chunks
+(`probes/chunks.py`) work for all of these but the first, where they are of the coupled loss.
+
+Examples are seen at the layers, the whole in `.grad`. In the first step that is taken the two are
+compared, layer by layer: `.grad` has more where a parameter is used outside its layer (a table tied
+by `F.linear`) or the loss has a penalty on it, and less where a pass went backward for something
+else (an adversarial example). Not seen: what comes in later steps only, what changes a layer's norm
+by less than `TOLERANCE`, and examples that went forward twice on purpose, which count twice.
 
 Shapes: B examples, P parameters, M micro-batches.
 """
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from math import hypot, sqrt
+from math import hypot, isfinite, sqrt
 from typing import Literal, cast
 
 import numpy as np
@@ -31,6 +37,8 @@ from batchlab.probes.passes import Layer
 from batchlab.spec import UserError
 
 Reduction = Literal["mean", "sum"]
+TOLERANCE = 0.01  # of a layer's norm: half precision rounds less
+ALL_COUNT = 0.1  # the whole norm's part beside a layer's: some are zero but for rounding
 
 
 def unsupported(model: nn.Module) -> dict[str, str]:
@@ -70,7 +78,8 @@ class PerExampleNorms(Gatherer):
     ```
 
     Nothing is kept but the layers' inputs until they have gone backward, and (B) norms until they
-    are taken. Set `active` to False for steps that are not measured: the model then has no hooks.
+    are taken; in the first step a gradient of every parameter besides, and `take` waits for the
+    device. Set `active` to False for steps that are not measured: the model then has no hooks.
     Raises `UserError` with the names of all modules that are not supported.
     """
 
@@ -79,8 +88,9 @@ class PerExampleNorms(Gatherer):
         problems = [f"{name or 'the model'} ({why})" for name, why in unsupported(model).items()]
         if problems:
             raise UserError(f"no per-example gradients: {', '.join(problems)}; use chunks instead")
+        self._problems: list[str] = []  # of hooks in this step
         self._layers = [
-            Layer(name, module)
+            Layer(name, module, self._problems)
             for name, module in model.named_modules()
             if any(p.requires_grad for p in module._parameters.values() if p is not None)
         ]
@@ -92,17 +102,22 @@ class PerExampleNorms(Gatherer):
         self._parameters = [p for layer in self._layers for p in layer.parameters.values()]
         self._norms = Norms(self._parameters)
         self.whole_P: Tensor | Floats | None = None  # |.grad| by parameter, at the last `take`
+        self._checked = False
         self.active = True
 
     @property
     def sizes(self) -> list[int]:
         """Examples of each micro-batch since the last `take`, as the first layer saw them."""
-        return [size for _, size, _ in self._layers[0].passes]
+        return [shape[0] for _, shape, _ in self._layers[0].passes]
 
     def discard(self) -> None:
         """Forget what backward passes have shown since the last `take`."""
+        self._problems.clear()
         for layer in self._layers:
             layer.passes.clear()
+        if not self._checked:
+            for layer in self._layers:
+                layer.forget()
 
     def take(self, reduction: Reduction = "mean", loss_scale: float | Tensor = 1.0) -> Parts:
         """The norms of a step: its examples' own from the hooks, the whole's from `.grad`.
@@ -111,7 +126,8 @@ class PerExampleNorms(Gatherer):
         examples, and `loss_scale` by what else it was multiplied before going backward: 1/M where
         gradients accumulate to their mean, and the factor of a loss scaler (a tensor, so that the
         device need not be waited for) where `.grad` still has it. The last micro-batch may be
-        short. Raises `UserError` where a layer can't be told, naming it, and forgets the step.
+        short. Raises `UserError` where a layer can't be told, or `.grad` is not what its examples
+        add up to in the first step, naming it, and forgets the step.
         """
         try:
             return self._take(reduction, loss_scale)
@@ -119,10 +135,14 @@ class PerExampleNorms(Gatherer):
             self.discard()
 
     def _take(self, reduction: Reduction, loss_scale: float | Tensor) -> Parts:
+        if self._problems:
+            raise UserError(f"{self._problems[0]}; use chunks instead")
         sizes = self._sizes()
         examples, of_means = sum(sizes), reduction == "mean"
         if examples < 2:
             raise UserError("per-example norms need a batch of two examples or more, not of one")
+        if not self._checked:
+            self._check()
         # Example i of micro-batch m has weight 1 / (M B_m) in the whole, or 1/n of a sum.
         weights = [size / len(sizes) if of_means else 1 / examples for size in sizes]
         big = float(examples)
@@ -135,6 +155,24 @@ class PerExampleNorms(Gatherer):
         if isinstance(loss_scale, float) and loss_scale == 1.0:
             return told
         return told._replace(norms=told.norms_2P / loss_scale)
+
+    def _check(self) -> None:
+        """Compare each layer's calls with `.grad`, until a step was finite and they agreed."""
+        both_L = [layer.both() for layer in self._layers]
+        whole = hypot(*(left for _, left in both_L))
+        if not isfinite(hypot(whole, *(own for own, _ in both_L))):
+            return  # a loss scaler's first steps
+        for layer, (own, left) in zip(self._layers, both_L, strict=True):
+            if abs(own - left) > TOLERANCE * (left + ALL_COUNT * whole):
+                raise UserError(
+                    f"{layer.name or 'the model'}: its gradient's norm is {left:.3g}, that of its "
+                    f"examples' sum {own:.3g} (a parameter used outside its layer, a penalty on "
+                    f"it, or a backward pass that is not in .grad); use chunks instead"
+                )
+        self._checked = True
+        for layer in self._layers:
+            layer.checked = True
+            layer.forget()
 
     def _own(self, m: int) -> Tensor | list[float]:
         """sqrt(sum_i |g_i|^2) over the examples of a micro-batch (P), as the pass saw them."""
@@ -158,9 +196,16 @@ class PerExampleNorms(Gatherer):
         """Examples of each micro-batch, if all layers agree on them."""
         first = self.sizes
         for layer in self._layers:
-            sizes = [size for _, size, _ in layer.passes]
-            if len(sizes) > 1 and len({number for number, _, _ in layer.passes}) < len(sizes):
-                raise UserError(f"{layer.name} is called twice in one pass; use chunks instead")
+            sizes = [shape[0] for _, shape, _ in layer.passes]
+            if len(sizes) > 1:
+                if len({number for number, _, _ in layer.passes}) < len(sizes):
+                    raise UserError(f"{layer.name} is called twice in one pass; use chunks instead")
+                # Each forward pass has a shape of its own, which lives as long as it is listed.
+                if len({id(shape) for _, shape, _ in layer.passes}) < len(sizes):
+                    raise UserError(
+                        f"{layer.name} went backward twice after one forward pass: add the losses "
+                        f"up and go once; use chunks instead"
+                    )
             if not sizes:
                 raise UserError(
                     f"no gradient has passed {layer.name}: call it in every pass, on a batch"
@@ -177,18 +222,21 @@ class PerExampleNorms(Gatherer):
 
     def _forward(self, layer: Layer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         handles = self._handles
+        weighed = layer.order != [1]
 
-        def forward(_: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> None:
-            if not args or not z.requires_grad:
-                return
+        def forward(module: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> None:
+            if not args or not z.requires_grad or module is not layer.module:
+                return  # a deep copy of the model has this hook too
             shape = z.shape
             if len(shape) < 2:
                 return
             # A view that is changed in place leaves the graph; the tensor it is a view of stays.
             base = z._base
             kept = z if base is None or base.numel() != z.numel() else base
+            # A bias's gradient needs no input: no memory is kept then, as autograd keeps none.
+            a = args[0] if weighed else args[0].new_zeros(()).expand(args[0].shape)
             # The hook lives and dies with the graph, and holds no part of it that comes later.
-            on_gradient(kept, partial(layer.look, handles, args[0], shape))
+            on_gradient(kept, partial(layer.look, handles, a, shape))
 
         return forward
 

@@ -28,6 +28,18 @@ def wide(x: Tensor) -> Tensor:
     return x if x.dtype in WIDE else x.float()
 
 
+def entries(gradient: Tensor, root: Tensor | None = None) -> Tensor:
+    """What a gradient has, times `root` there, in single or double.
+
+    Of a sparse one the rows that are stored, those of one index added up.
+    """
+    if gradient.is_sparse:
+        gradient = gradient.coalesce()
+        root = None if root is None else root[tuple(gradient.indices().unbind())]
+        gradient = gradient.values()
+    return wide(gradient if root is None else gradient * root)
+
+
 def norms(x_BT: Tensor) -> Tensor:
     """Euclidean norm of each row, over all dimensions but the first, in single or double (B)."""
     x = x_BT if x_BT.ndim == 2 else x_BT.flatten(1)

@@ -50,6 +50,11 @@ class Claim:
         return len({f.convention for f in self.findings if f.convention}) > 1
 
     @property
+    def partly(self) -> bool:
+        """Whether it holds under the first reading and not under all."""
+        return self.headline.verdict == "supported" and len(self.tally) > 1
+
+    @property
     def tally(self) -> dict[Standing, int]:
         """Under how many readings it stands in which way."""
         counted = Counter(standing(finding) for finding in self.findings)

@@ -87,7 +87,7 @@ def _render(
     made = environment()
     made.filters["number"] = number
     made.globals["interval"] = interval
-    listed = claims(f for section in sections for f in section.findings if f.listed)
+    listed = claims(f for section in sections for f in section.findings if f.number)
     return render(
         made,
         "report.html.j2",
@@ -97,7 +97,7 @@ def _render(
         listed=listed,
         counts=counts(listed),
         verdicts=VERDICTS,
-        places={claim.headline.id: i for i, claim in enumerate(listed, 1)},
+        partly=sum(claim.partly for claim in listed),
         columns=columns,
         standing=standing,
         standings=STANDINGS,

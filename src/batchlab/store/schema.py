@@ -136,11 +136,16 @@ def rows_of(db: sqlite3.Connection, table: str, run: int) -> list[tuple[Any, ...
 
 
 def final(records: Iterable[Sequence[Any]]) -> str:
-    """The last value of each quantity of each layer, as JSON: `{name: {layer: value}}`."""
+    """The last value of each quantity of each layer, as JSON: `{name: {layer: value}}`.
+
+    None where it is not finite: an earlier one is not how the run ended.
+    """
     last: dict[str, dict[str, float]] = {}
     for *_, name, layer, value in records:
         if value is not None and isfinite(value):
             last.setdefault(name, {})[layer] = value
+        elif name in last:
+            last[name].pop(layer, None)
     return json.dumps(last)
 
 

@@ -1,10 +1,12 @@
 """Raw summed gradients on disk: a NumPy file a convention, written as the passes end.
 
-Axes: batch sizes, draws, orders, outputs, inputs. `index.json` beside them says which is which.
+Axes: batch sizes, draws, orders, outputs, inputs. `index.json` beside them says which is which, and
+of which trials they are.
 """
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -12,16 +14,28 @@ import numpy as np
 import torch
 
 from batchlab.spec import TrialsSpec, UserError
+from batchlab.store.files import write_durably
 
 INDEX, UNFINISHED = "index.json", ".part"
+BEGUN = INDEX + UNFINISHED
+
+
+def check_free(root: Path, spec: TrialsSpec) -> None:
+    """Raise `UserError` where `root` is no directory, or holds the tensors of such trials."""
+    if root.exists() and not root.is_dir():
+        raise UserError(f"--keep-tensors {root}: is no directory; name a new one")
+    for name in (INDEX, *map(_name, spec.conventions)):
+        if (root / name).exists():
+            raise UserError(f"--keep-tensors {root}: {name} is there already; name a new directory")
 
 
 class TensorFiles:
     """Takes the gradients of one trials spec, from any thread and in any order.
 
     Files have their whole length from the start, so that a full disk is told of before anything
-    is measured, and carry `.part` in their name until all passes are in them. Raises `UserError`
-    where the directory can't be written or holds other tensors already.
+    is measured, and carry `.part` in their name until all passes are in them; so does the index.
+    Those of the same trials are gone on with, any others are made anew. Raises `UserError` where
+    the directory can't be written or holds finished tensors already.
     """
 
     def __init__(self, root: Path, spec: TrialsSpec, layer: str, shape: tuple[int, int]) -> None:
@@ -39,23 +53,37 @@ class TensorFiles:
         self._index = json.dumps(index, indent=1) + "\n"
         self._files: dict[str, int] = {}
         self._start = 0
-        taken = [name for name in (INDEX, *map(_name, spec.conventions)) if (root / name).exists()]
-        if taken:
-            raise UserError(
-                f"--keep-tensors {root}: {taken[0]} is there already; name a new directory"
-            )
-        self.resumed = all((root / (_name(c) + UNFINISHED)).exists() for c in spec.conventions)
+        check_free(root, spec)
+        self.resumed = self._begun(spec)
         try:
-            root.mkdir(parents=True, exist_ok=True)
-            for convention in spec.conventions:
-                self._open(convention)
+            self._make(spec)
+            # Not those that a state was saved with where they were made anew in the same place.
+            self.mark = f"{root} {(root / BEGUN).stat().st_mtime_ns}"
         except OSError as error:
             self.abandon()
             raise UserError(f"--keep-tensors {root}: can't be written ({error.strerror})") from None
 
+    def _begun(self, spec: TrialsSpec) -> bool:
+        """Whether all files are there, begun for the same trials."""
+        with suppress(OSError, UnicodeError):
+            same = (self._root / BEGUN).read_text() == self._index
+            paths = [self._root / (_name(c) + UNFINISHED) for c in spec.conventions]
+            return same and all(path.exists() for path in paths)
+        return False
+
+    def _make(self, spec: TrialsSpec) -> None:
+        """Open all files. New ones have no index before they are whole: none is gone on with."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        if not self.resumed:
+            (self._root / BEGUN).unlink(missing_ok=True)
+        for convention in spec.conventions:
+            self._open(convention)
+        if not self.resumed:
+            write_durably(self._root / BEGUN, self._index.encode())
+
     def _open(self, convention: str) -> None:
         path = self._root / (_name(convention) + UNFINISHED)
-        with path.open("r+b" if path.exists() else "w+b") as file:
+        with path.open("r+b" if self.resumed else "w+b") as file:
             header = {
                 "descr": np.lib.format.dtype_to_descr(self._dtype),
                 "fortran_order": False,
@@ -76,19 +104,22 @@ class TensorFiles:
         raw = gradient_OI.cpu().contiguous().numpy().tobytes()
         os.pwrite(self._files[convention], raw, self._start + place * self._bytes)
 
+    def sync(self) -> None:
+        """All that was taken is on the disk when this returns."""
+        for file in self._files.values():
+            os.fsync(file)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
         """Close; where nothing failed, give the files their names, the index last."""
+        self.sync()
         for file in self._files.values():
-            os.fsync(file)
             os.close(file)
         if failed is None:
-            for convention in self._files:
-                path = self._root / _name(convention)
-                path.with_name(path.name + UNFINISHED).replace(path)
-            (self._root / INDEX).write_text(self._index)
+            for name in (*map(_name, self._files), INDEX):
+                (self._root / (name + UNFINISHED)).replace(self._root / name)
 
     def abandon(self) -> None:
         """Take back what was begun."""

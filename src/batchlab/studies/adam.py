@@ -11,7 +11,7 @@ from batchlab.analysis.intervals import Condition, Interval, mean_interval
 from batchlab.record import WEIGHTS, Axis, Finding, Panel, Table
 from batchlab.spec import Optimizer, Protocol
 from batchlab.studies import article
-from batchlab.studies.base import EPOCHS, T_TEST, Study, article_table, line_panel
+from batchlab.studies.base import EPOCHS, PAIRED_RATIO, T_TEST, Study, article_table, line_panel
 from batchlab.studies.results import Arm, Results, arm, phase
 
 # Set between what the article shows of SGD (radius within 2.2% of the initial, least cosine 0.928)
@@ -76,6 +76,7 @@ class Adam(Study):
                     Condition("Adam's final weight norm over SGD's is above 1", larger, above=1),
                     Condition("Adam's accuracy minus SGD's is below 0", worse, below=0),
                 ],
+                test=PAIRED_RATIO,
                 measure="final norm of the weights, Adam over SGD",
                 article="258 over 44.9, a ratio of 5.7; 95% against 98%",
             ),
@@ -121,6 +122,7 @@ class Adam(Study):
                 Condition("weight norm with decay over that without is below 1", shrink, below=1),
             ],
             claim=f"Decoupled weight decay of {decay:g} brings Adam's weights and accuracy back.",
+            test=PAIRED_RATIO,
             measure=f"test accuracy, AdamW with decay {decay:g} minus Adam",
             article="weight decay is recommended with Adam; not tried",
         )
@@ -132,8 +134,8 @@ class Adam(Study):
         return mean_interval([exponent(c.epoch[past], c.value[past]) for c, past in whole])
 
     def _cosine(self, results: Results, one: Arm, pick: Callable[..., Any]) -> Interval:
-        cosines = np.array([results.final(one, "cosine", layer) for layer in results.layers()])
-        return mean_interval(pick(cosines, axis=0))
+        cosines = [results.final(one, "cosine", layer) for layer in results.layers()]
+        return mean_interval(pick(cosines, axis=0) if cosines else [])
 
     def _radius(self, results: Results, one: Arm) -> Interval:
         curves = [results.curve(one, seed, "norm", WEIGHTS) for seed in results.seeds]

@@ -4,8 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 
-from batchlab.analysis.intervals import Condition, Interval, deciding, mean_interval
+from batchlab.analysis.intervals import Condition, Interval, deciding, mean_interval, together
 from batchlab.record import (
     ALL,
     BIASES,
@@ -26,6 +27,7 @@ ACCURACY_START = 0.8
 BELOW_START = f"Points below {ACCURACY_START} are left out."
 T_TEST = "Student's t interval, 95%, over seeds"
 PAIRED = "Student's t interval, 95%, of differences paired by seed"
+PAIRED_RATIO = "Student's t interval, 95%, of log ratios (accuracies: differences) paired by seed"
 
 
 class Study(ABC):
@@ -92,6 +94,7 @@ class Study(ABC):
         is not the first one, its own words take the place of `measure`. A claim that is not of
         the article's list brings its own words.
         """
+        conditions = together(conditions, len(results.seeds))
         decisive = deciding(conditions)
         if effect is None and decisive is not conditions[0]:
             measure = decisive.says
@@ -111,7 +114,7 @@ class Study(ABC):
             test=test,
             reason="; ".join(str(c) for c in conditions),
             article=article,
-            listed=id in FINDINGS,
+            number=list(FINDINGS).index(id) + 1 if id in FINDINGS else None,
             cannot=cannot,
         )
 
@@ -142,6 +145,7 @@ def curve_panels(
             name,
             title,
             x,
+            heading=f"{title}, by {x.title.lower()}",
             ordered=ordered,
         )
         for name, title in titles.items()
@@ -156,6 +160,7 @@ def line_panel(
     title: str,
     x: Axis,
     *,
+    heading: str = "",
     layer: str = ALL,
     ordered: bool = False,
     log: bool = False,
@@ -164,8 +169,9 @@ def line_panel(
 ) -> Panel:
     """One quantity along the arms, mean and interval over seeds.
 
-    `last_epochs` shows only so many epochs before each arm's end, counted from there, as the
-    article draws its switching runs.
+    `title` is the quantity's, and the panel's where it has no `heading`. `last_epochs` shows only
+    so many epochs before each arm's end, counted from there, as the article draws its switching
+    runs.
     """
     frame = results.band(arms, name, layer)
     if last_epochs is not None:
@@ -180,7 +186,7 @@ def line_panel(
         says = f"{says or title + ' against ' + x.title.lower() + '.'} {BELOW_START}"
     return Panel(
         id=id,
-        title=title,
+        title=heading or title,
         mark="line",
         frame=frame,
         x=x,
@@ -191,9 +197,15 @@ def line_panel(
         high="high",
         caption=(
             f"{says or title + ' against ' + x.title.lower() + '.'} "
-            f"Mean and 95% interval over n = {len(results.seeds)} seeds."
+            f"Mean and 95% interval over n = {_seeds(frame)} seeds."
         ),
     )
+
+
+def _seeds(frame: pd.DataFrame) -> str:
+    """How many seeds are behind a band: fewer where runs diverged."""
+    least, most = int(frame["n"].min()), int(frame["n"].max())
+    return f"{most}" if least == most else f"{least} to {most}"
 
 
 def number(interval: Interval, digits: int = 2) -> str:
@@ -211,13 +223,15 @@ def article_table(results: Results, rows: Mapping[Arm, ArticleRun | None]) -> Ta
     """Distances, accuracy and cosines of each arm, the article's number in front of ours."""
     names = {
         "A": ("test_accuracy", ALL),
+        "train_A": ("train_accuracy", ALL),
         "W": ("distance", WEIGHTS),
         "b": ("distance", BIASES),
         "oW": ("norm", WEIGHTS),
         "ob": ("norm", BIASES),
     }
     layers = results.layers()
-    columns = ["Run", *(f"{c} {who}" for c in names for who in ("article", "here"))]
+    columns = ["Run"]
+    columns += [f"{c.replace('_', ' ')} {who}" for c in names for who in ("article", "here")]
     columns += [f"cos {who}" for who in ("article", "here")] + ["n", "diverged"]
     body = []
     for one, said in rows.items():
@@ -237,10 +251,10 @@ def article_table(results: Results, rows: Mapping[Arm, ArticleRun | None]) -> Ta
         columns=tuple(columns),
         rows=tuple(body),
         caption=(
-            "A: test accuracy; W, b: distance of all weights and biases from their initial "
-            "values; oW, ob: from the origin; cos: cosine with the initial weights, from the "
-            "input layer to the output layer. The article's numbers are its single MNIST runs; "
-            f"ours on {results.protocol.workload} are means ± half of the 95% interval over n "
-            "seeds."
+            "A: test accuracy, train A: on the training data; W, b: distance of all weights and "
+            "biases from their initial values; oW, ob: from the origin; cos: cosine with the "
+            "initial weights, from the input layer to the output layer. The article's numbers are "
+            f"its single MNIST runs; ours on {results.protocol.workload} are means ± half of the "
+            "95% interval over n seeds."
         ),
     )

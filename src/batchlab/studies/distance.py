@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 
 from batchlab.analysis.fits import at
-from batchlab.analysis.intervals import Condition, Interval, mean_interval
+from batchlab.analysis.intervals import Condition, Interval, exponential, mean_interval
 from batchlab.record import ALL, BIASES, WEIGHTS, Axis, Finding, Panel, Table
 from batchlab.spec import Protocol
 from batchlab.studies import article
 from batchlab.studies.base import (
     EPOCHS,
-    PAIRED,
+    PAIRED_RATIO,
     STEPS,
     Study,
     article_table,
@@ -83,6 +83,7 @@ class Distance(Study):
                     Condition("the ratio of the distances is below 1", way, below=1),
                     Condition("the difference of the accuracies is below 0", lost, below=0),
                 ],
+                test=PAIRED_RATIO,
                 measure=f"distance of {large.label} over that of {small.label}",
                 article="only 64 reaches 6.71; at 1024 the accuracy is 95%",
             ),
@@ -91,6 +92,7 @@ class Distance(Study):
                 "compensation",
                 [*further, recovers(results, high, small), recovers(results, longer, small)],
                 effect=min((c.interval for c in further), key=lambda i: i.low),
+                test=PAIRED_RATIO,
                 measure=f"distance with a remedy over that of {large.label}, the lesser of two",
                 article="6.63 and 98% after 480 epochs; 98% at ten times the rate",
             ),
@@ -101,7 +103,7 @@ class Distance(Study):
                 effect=max((c.interval for c in equal), key=lambda i: abs(np.log(i.effect))),
                 measure="distance over the small batch's after as many steps, the farthest from 1",
                 article="6.63 against 6.71: a ratio of 0.988",
-                test=PAIRED + "; equal means all of the interval within 5% of 1",
+                test=PAIRED_RATIO + "; equal means all of the interval within 5% of 1",
             ),
         ]
 
@@ -112,7 +114,16 @@ class Distance(Study):
         shown = "Distance of all weights from their initial values"
         return [
             self._cells(results),
-            line_panel(results, slow, "distance-epochs", "distance", shown, EPOCHS, layer=WEIGHTS),
+            line_panel(
+                results,
+                [a for a in slow if a.schedule[0].epochs == protocol.epochs],
+                "distance-epochs",
+                "distance",
+                shown,
+                EPOCHS,
+                heading=f"{shown}, by epoch",
+                layer=WEIGHTS,
+            ),
             line_panel(
                 results,
                 slow,
@@ -120,6 +131,7 @@ class Distance(Study):
                 "distance",
                 shown,
                 STEPS,
+                heading=f"{shown}, by step",
                 layer=WEIGHTS,
                 says=(
                     "The same distance against the step, on a logarithmic axis: were the batch "
@@ -184,4 +196,4 @@ def _ratio_at_same_steps(results: Results, one: Arm, other: Arm) -> Interval:
         # Steps may fall between two measurements of the finer run; the start is not on a log axis.
         there = [at(c.step[1:], c.value[1:], step) for c in (a, b)]
         ratios.append(np.log(there[0] / there[1]))
-    return mean_interval(ratios).map(lambda v: float(np.exp(v)))
+    return mean_interval(ratios).map(exponential)

@@ -7,12 +7,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from batchlab.analysis.fits import exponent
-from batchlab.analysis.intervals import DECIDES, Condition, mean_interval
+from batchlab.analysis.intervals import DECIDES, Condition, exponential, mean_interval, together
 from batchlab.analysis.variance import components
 from batchlab.record import Finding, Panel, Table
 from batchlab.spec import CONVENTIONS, Convention, Protocol
 from batchlab.studies import article, gradient_panels
-from batchlab.studies.base import T_TEST, number
+from batchlab.studies.base import PAIRED_RATIO, T_TEST, number
 from batchlab.studies.results import Results, Trials
 from batchlab.studies.trials import HEADLINE, HEADLINE_FIRST, TrialsStudy
 
@@ -47,7 +47,16 @@ class Gradient(TrialsStudy):
         """Every claim under every convention, the headline's first; both regimes must agree."""
         return [
             finding
-            for make in (self._grows, self._root, self._spread, self._draw, self._tail, self._shape)
+            for make in (
+                self._grows,
+                self._root,
+                self._earlier,
+                self._spread,
+                self._draw,
+                self._tail,
+                self._monotone,
+                self._shape,
+            )
             for convention in HEADLINE_FIRST
             if (finding := make(results, convention)) is not None
         ]
@@ -85,6 +94,7 @@ class Gradient(TrialsStudy):
         said: str,
         claim: str | None = None,
     ) -> Finding:
+        conditions = together(conditions, len(results.seeds))
         # Of the two regimes, the one that decides; a further demand only where that decides.
         weaker = min(conditions, key=lambda c: (DECIDES.index(c.verdict), c.interval.low))
         if weaker in conditions[2:]:
@@ -122,6 +132,28 @@ class Gradient(TrialsStudy):
             "exponent p of mean norm ~ B^p",
             "p = 1/2: the squared norm is linear in B",
             "The mean gradient norm grows as the square root of the batch size.",
+        )
+
+    def _earlier(self, results: Results, convention: Convention) -> Finding:
+        early, late = (
+            [results.trials(key, convention) for key in self.keys(results, regime)]
+            for regime in self.arms(results.protocol)
+        )
+        least = [
+            float(np.log(a.means / b.means).min())
+            for a, b in zip(early, late, strict=True)
+            if a is not None and b is not None
+        ]
+        measure = "mean norm, early over late, the least ratio of all batch sizes"
+        return self.finding(
+            results,
+            "early-norm-larger",
+            [Condition(f"{measure}, is above 1", mean_interval(least).map(exponential), above=1)],
+            measure=measure,
+            article="early above late, no number",
+            claim="At every batch size the mean gradient norm is larger early than late.",
+            convention=convention,
+            test=PAIRED_RATIO,
         )
 
     def _spread(self, results: Results, convention: Convention) -> Finding:
@@ -166,6 +198,21 @@ class Gradient(TrialsStudy):
         )
         return self._claim(
             results, convention, "heavier-tail", conditions, measure, "1e5 at 1024, 1e2 at 2: 3"
+        )
+
+    def _monotone(self, results: Results, convention: Convention) -> Finding:
+        measure = "log10 of tail counts, each power of two over the one before, the least"
+        conditions = self._conditions(
+            results, convention, f"{measure}, is above 0", least_tail_gain, above=0
+        )
+        return self._claim(
+            results,
+            convention,
+            "tail-grows-monotonically",
+            conditions,
+            measure,
+            "monotonically",
+            "From 2 on every doubling of the batch size makes the tail of gradient values heavier.",
         )
 
     def _shape(self, results: Results, convention: Convention) -> Finding:
@@ -298,10 +345,26 @@ def tail_decades(t: Trials) -> float:
     exceed (to the bin). One is added to each count, so that an empty tail has a logarithm.
     """
     sizes = np.sort(t.sizes)
-    threshold = tail_threshold(t.bins)
-    beyond = t.bins[_least(t.bins) >= threshold].groupby("batch_size")["frequency"].sum()
-    counts = [1 + int(beyond.get(size, 0)) for size in (sizes[-1], sizes[1])]
-    return float(np.log10(counts[0] / counts[1]))
+    few, many = _tail_logs(t, [int(sizes[1]), int(sizes[-1])])
+    return many - few
+
+
+def least_tail_gain(t: Trials) -> float:
+    """The least step of that logarithm from one power of two, from 2 on, to the next.
+
+    Of those to a tail that has values in it, as between two empty ones there is nothing to
+    compare; 0 where all are empty.
+    """
+    doublings = [int(b) for b in np.sort(t.sizes) if b > 1 and b & (b - 1) == 0]
+    logs = np.array(_tail_logs(t, doublings))
+    steps = np.diff(logs)[logs[1:] > 0]
+    return float(steps.min()) if len(steps) else 0.0
+
+
+def _tail_logs(t: Trials, sizes: list[int]) -> list[float]:
+    beyond = t.bins[_least(t.bins) >= tail_threshold(t.bins)]
+    counts = beyond.groupby("batch_size")["frequency"].sum()
+    return [float(np.log10(1 + int(counts.get(size, 0)))) for size in sizes]
 
 
 def tail_threshold(bins: pd.DataFrame) -> float:

@@ -19,8 +19,9 @@ def norm(regimes: Mapping[str, Sequence[Trials]]) -> Panel:
     """Mean norm against B with one standard deviation, as the article's first figure."""
     rows = []
     for regime, trials in regimes.items():
-        for size, values in _pooled(trials):
-            rows.append((size, regime, values.mean(), values.std(ddof=1)))
+        means = np.mean([t.means for t in trials], axis=0)
+        stds = np.sqrt(np.mean([t.deviations**2 for t in trials], axis=0))
+        rows += [(b, regime, m, s) for b, m, s in zip(trials[0].sizes, means, stds, strict=True)]
     frame = pd.DataFrame(rows, columns=["batch_size", "regime", "mean", "std"])
     return Panel(
         id="gradient-norm",
@@ -32,7 +33,10 @@ def norm(regimes: Mapping[str, Sequence[Trials]]) -> Panel:
         series=REGIME,
         low="low",
         high="high",
-        caption=f"Sum-stepping. Bars: one standard deviation. {counted(regimes)}",
+        caption=(
+            "Sum-stepping. Bars: one standard deviation over passes from one checkpoint, root mean "
+            f"square over seeds. {counted(regimes)}"
+        ),
     )
 
 
@@ -143,7 +147,8 @@ def values(trials: Sequence[Trials], regime: str) -> Panel:
         ordered=True,
         caption=(
             f"Sum-stepping, {regime}. All weights of the last layer, n = {values_each} passes at "
-            "each batch size, bins shared by all; not normalised."
+            "each batch size, bins shared by all; not normalised. Values below a thousandth of the "
+            "largest are left out."
         ),
     )
 
@@ -163,11 +168,6 @@ def kurtosis(regimes: Mapping[str, Sequence[Trials]]) -> Panel:
         f"Sum-stepping. Mean and range over seeds. {counted(regimes)}",
         "regime",
     )
-
-
-def _pooled(trials: Sequence[Trials]) -> list[tuple[int, NDArray[np.float64]]]:
-    norms = np.concatenate([t.norms.reshape(len(t.sizes), -1) for t in trials], axis=1)
-    return list(zip(trials[0].sizes.tolist(), norms, strict=True))
 
 
 def _some(sizes: NDArray[np.int64]) -> list[int]:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from batchlab.analysis.intervals import Interval, mean_interval, mean_intervals
+from batchlab.analysis.intervals import Interval, exponential, mean_interval, mean_intervals
 from batchlab.record import ALL, WEIGHTS
 from batchlab.spec import CONVENTIONS, Cadence, Optimizer, Phase, Protocol, TrainSpec
 
@@ -238,4 +238,4 @@ class Results:
     def ratio(self, a: Arm, b: Arm, name: str, layer: str = ALL) -> Interval:
         """Final value in `a` over that in `b`, paired by seed: geometric mean of the ratios."""
         logs = np.log(self.final(a, name, layer)) - np.log(self.final(b, name, layer))
-        return mean_interval(logs).map(lambda v: float(np.exp(v)))
+        return mean_interval(logs).map(exponential)

@@ -13,6 +13,7 @@ from batchlab.sweep.journal import Journal, Row
 from batchlab.sweep.protocol import PILOT_PART, PILOT_SEEDS, Asked, Place, Protocol
 from batchlab.sweep.rows import as_row, as_trial
 from batchlab.sweep.search import Trial, best, predicted, search
+from batchlab.workloads.failures import training
 from batchlab.workloads.optimizers import adaptive
 from batchlab.workloads.prepared import Prepared
 from batchlab.workloads.target import load_target
@@ -32,7 +33,9 @@ class Job(NamedTuple):
 
 def do(job: Job, report: Report) -> None:
     """Measure what the job's file does not have; `report(1)` after every trial and repetition."""
-    measure(load(job.place), job.protocol, job.size, job.seeds, journal(job.out, job.size), report)
+    kept = journal(job.out, job.size)
+    with training(f"batch size {job.size}", "leave it out of --batch-sizes"):
+        measure(load(job.place), job.protocol, job.size, job.seeds, kept, report)
 
 
 @lru_cache(maxsize=1)

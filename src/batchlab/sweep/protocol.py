@@ -29,7 +29,7 @@ class Protocol(Frozen):
     seed: Seed
 
     def steps(self, size: int) -> int:
-        """The steps at a batch size that the budget allows."""
+        """The steps at a batch size that the budget allows; a short last batch is one too."""
         return max(1, self.budget // size)
 
 

@@ -72,6 +72,9 @@ class Row:
 class Result:
     """`trials`: what `analysis.steps` and `analysis.trade_off` take, a run a row.
 
+    Its batch size is the mean one, samples over steps: where the size is no small part of the data,
+    a pass's short last batch makes it less.
+
     `fit` is None where the runs do not suffice, `unfit` then says why.
     """
 
@@ -136,7 +139,8 @@ def result(
         tried = by_rate(kept, protocol.target, protocol.better)
         if repeats:
             rows.append(_row(size, repeats, tried))
-            trials += [(size, r["seed"], r["steps"], r["outcome"]) for r in repeats]
+            mean = sum(r["samples"] for r in repeats) / sum(r["steps"] for r in repeats)
+            trials += [(mean, r["seed"], r["steps"], r["outcome"]) for r in repeats]
     frame = pd.DataFrame(trials, columns=["batch_size", "seed", "steps", "outcome"])
     return curve(said, tuple(rows), frame)
 

@@ -6,7 +6,7 @@ gets the model and the batch. Without a loss, the model's own is taken: `model(*
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -88,6 +88,23 @@ class Objective:
             output = model(*batch[:-1])
             return _scalar(self.loss(output, batch[-1])), output
         return _scalar(self.loss(model, batch)), None
+
+
+def shares(weights: Sequence[Any]) -> list[Any]:
+    """Of the whole, of parts of these weights, numbers or tensors; 0 of a whole that has none."""
+    total = sum(weights)
+    told = [w / total if isinstance(total, torch.Tensor) or total else 0.0 for w in weights]
+    return [torch.where(s > 0, s, 0.0) if isinstance(s, torch.Tensor) else s for s in told]
+
+
+def weighed(value: torch.Tensor, share: Any) -> torch.Tensor:
+    """value * share, and 0 where the share is: the mean loss of nothing is nan, as its gradient is.
+
+    Without waiting for the device.
+    """
+    if isinstance(share, torch.Tensor):
+        return torch.where(share > 0, value * share, 0.0)
+    return value * share if share else torch.zeros_like(value)
 
 
 def _pair(batch: Any) -> bool:

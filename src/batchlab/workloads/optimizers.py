@@ -67,12 +67,12 @@ def base_rate(optimizer: torch.optim.Optimizer) -> float:
 
 
 def adaptive(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether it divides a gradient by the size of those before it, as Adam does.
+    """Whether a step's length does not follow the gradient's, as with Adam.
 
-    Told by its settings, as any class may be one: betas of Adam and its kin, alpha of RMSprop,
-    lr_decay of Adagrad.
+    Told by its settings, as any class may be one: betas of Adam and its kin, eps of whatever
+    divides by a gradient's size, etas of Rprop.
     """
-    return not {"betas", "alpha", "lr_decay"}.isdisjoint(optimizer.param_groups[0])
+    return not {"betas", "eps", "etas"}.isdisjoint(optimizer.param_groups[0])
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -1,9 +1,7 @@
 """From what a user brings to what can be trained; whatever is wrong with it is said here."""
 
 import copy
-import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
 from math import isfinite
 from typing import Any
 
@@ -12,6 +10,7 @@ from torch import nn
 
 from batchlab.spec import UserError
 from batchlab.workloads import optimizers
+from batchlab.workloads.failures import trying
 from batchlab.workloads.objective import Metric, Objective
 from batchlab.workloads.prepared import Factory, Prepared
 from batchlab.workloads.samples import Samples
@@ -44,7 +43,7 @@ def prepare(workload: UserWorkload, *, factory: Factory | None = None) -> Prepar
     if not any(p.requires_grad for p in model.parameters()):
         raise UserError("model: all parameters are frozen; at least one must require a gradient")
     optimizers.check(workload.optimizer, model)
-    with _told("data"):
+    with trying("data"):
         train = read("training", workload.train, device)
         validation = read("validation", workload.validation, device)
     size = _size(workload.batch_size or train.batch_size, train.samples)
@@ -125,15 +124,15 @@ def _try(
     """Whether training draws, and notes, from a batch passed forward and backward by a copy."""
     count = min(size, CHECKED)
     with forked(device):
-        with _told("model: a copy"):
+        with trying("model: a copy"):
             model = copy.deepcopy(workload.model).train()
         optimizer = optimizers.rebuild(workload.optimizer, workload.model, model)
         reseed(0, device)
         rows = torch.arange(count, device=train.device)
-        with _told("data"):
+        with trying("data"):
             batch = train.batch(rows)
         before = drawn(device)
-        with _told("model or loss", count):
+        with trying("model or loss", count):
             loss = objective(model, batch)
         if not loss.requires_grad:
             raise UserError(
@@ -146,7 +145,7 @@ def _try(
                 f"must be finite (look for NaN in the data, or log of 0)"
             )
         theirs = [p for p in workload.model.parameters() if p.requires_grad]
-        with _told("backward pass", count):
+        with trying("backward pass", count):
             own = torch.autograd.grad(loss, theirs, retain_graph=True, allow_unused=True)
             if any(g is not None for g in own):
                 raise UserError(
@@ -163,7 +162,7 @@ def _try(
         random = drawn(device) != before
         notes = ["the forward pass draws at random (dropout, say); seeded step by step"] * random
         model.eval()
-        with torch.no_grad(), _told("model, loss or metric in eval()", count):
+        with torch.no_grad(), trying("model, loss or metric in eval()", count):
             notes += _mean(objective, model, train, rows)
             first = torch.arange(min(count, len(validation)), device=validation.device)
             objective.measure(model, validation.batch(first), float(len(first)))
@@ -203,37 +202,6 @@ def _mean(
             f"{'samples' if objective.weight is None else 'weight'} ({whole:.4g}, {joined:.4g}): "
             "accumulation is not a large batch; give weight=batch -> what the loss is a mean over"
         )
-
-
-@contextmanager
-def _told(what: str, count: int | None = None) -> Iterator[None]:
-    """An error of the user's code as one line that says where it was raised."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        on = "" if count is None else f" on a batch of {count} samples"
-        raise UserError(f"{what}: failed{on} with {brief(error)}") from error
-
-
-def brief(error: BaseException) -> str:
-    """`ValueError: the message's first line (file.py, line 3)`, of the deepest frame that is the
-    user's: neither PyTorch's nor this package's."""
-    frames = traceback.extract_tb(error.__traceback__)
-    theirs = [
-        f
-        for f in frames
-        if "site-packages" not in f.filename
-        and "batchlab/workloads" not in f.filename.replace("\\", "/")
-        and not f.filename.startswith("<")
-    ]
-    at = (theirs or list(frames))[-1:] or None
-    lines = str(error).strip().splitlines()
-    message = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    if at is None or isinstance(error, SyntaxError):  # which names its own file and line
-        return message
-    return f"{message} ({at[0].filename}, line {at[0].lineno})"
 
 
 def _kind(value: Any) -> str:

@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from batchlab.spec import UserError
 from batchlab.workloads import WORKLOADS
+from batchlab.workloads.failures import brief
 from batchlab.workloads.mlp import build
 from batchlab.workloads.objective import ACCURACY
-from batchlab.workloads.prepare import brief, prepare
+from batchlab.workloads.prepare import prepare
 from batchlab.workloads.prepared import Prepared
 from batchlab.workloads.seeding import seeded
 from batchlab.workloads.user import UserWorkload
