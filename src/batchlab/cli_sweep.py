@@ -43,7 +43,7 @@ def sweep(
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help=f"samples that a run may see: 60000, or 40epochs; else {BUDGET}"),
+        typer.Option(help=f"samples that a run may see, as 60000 or 20epochs; else {BUDGET}"),
     ] = None,
     seed: Annotated[
         int | None,

@@ -12,6 +12,7 @@ from math import ceil
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -34,8 +35,15 @@ CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 
 MOST_RATE = 1e38  # single precision, in which steps are taken, ends at 3.4e38
 
+
+def _in_single_precision(rate: float) -> float:
+    if rate > MOST_RATE:
+        raise ValueError(f"must be at most {MOST_RATE:g}")
+    return rate
+
+
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0, le=MOST_RATE, allow_inf_nan=False)]
+Rate = Annotated[PositiveFloat, AfterValidator(_in_single_precision)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -47,10 +55,7 @@ class UserError(ValueError):
 
 
 def one_line(error: ValidationError, *, option: bool = False) -> str:
-    """The first problem pydantic found, as `field: problem (got value)`.
-
-    With `option` the field is told as the command line's option of the same name.
-    """
+    """The first problem pydantic found, as `field: problem (got value)` or `--field: ...`."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if option and where:

@@ -6,6 +6,7 @@ import pytest
 
 from batchlab.studies.gradient import (
     draw_spread,
+    least_tail_gain,
     norm_exponent,
     relative_spread,
     shape_exponent,
@@ -55,12 +56,23 @@ def test_one_order_cannot_tell_draw_from_order() -> None:
         draw_spread(trials(np.arange(20.0).reshape(4, 5, 1) + 1), 1)
 
 
-def test_tail() -> None:
+def tails(*counts: int) -> Trials:
+    """Of one batch size after the other, so many values beyond the threshold of 4."""
     rows = []
-    for size, beyond in zip(SIZES, (0, 9, 20, 99), strict=True):
+    for size, beyond in zip(SIZES, counts, strict=True):
         rows += [(size, 0.1, 0.2, 60_000 - beyond), (size, -5.0, -4.0, beyond)]
         rows += [(size, 4.0, 5.0, 0), (size, 0.0, 0.0, 10)]
     bins = pd.DataFrame(rows, columns=["batch_size", "low", "high", "frequency"])
     assert tail_threshold(bins) == 4
+    return trials(np.ones((4, 1, 1)), bins)
+
+
+def test_tail() -> None:
     # the largest against the second smallest: 1 + 99 against 1 + 9
-    assert tail_decades(trials(np.ones((4, 1, 1)), bins)) == pytest.approx(1)
+    assert tail_decades(tails(0, 9, 20, 99)) == pytest.approx(1)
+
+
+def test_a_tail_that_grows_at_every_size() -> None:
+    assert least_tail_gain(tails(0, 9, 20, 99)) == pytest.approx(np.log10(21 / 10))
+    assert least_tail_gain(tails(50, 9, 99, 20)) == pytest.approx(np.log10(21 / 100))
+    assert least_tail_gain(tails(0, 0, 0, 99)) == pytest.approx(2)  # two empty ones tell nothing

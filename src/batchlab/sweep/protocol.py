@@ -12,7 +12,6 @@ from batchlab.spec import Count, Frozen, Seed, UserError
 from batchlab.workloads.optimizers import describe
 from batchlab.workloads.prepared import Prepared
 
-BUDGET = "40epochs"
 FACTOR, SMALLER, LARGER = 4, 2, 3  # batch sizes: the present one times 4^-2 to 4^3
 PILOT_PART = 4  # of the budget: what the present setting may take to show the target
 PILOT_SEEDS = 3
