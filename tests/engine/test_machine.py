@@ -1,6 +1,7 @@
 """Seconds and memory by micro-batch size: what is told, what is put back, where it stops."""
 
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,6 +101,18 @@ def test_stops_at_the_budget() -> None:
     told = machine(own.prepared(), budget_s=1e-6)
     assert [size.micro_batch for size in told.sizes] == [1]
     assert told.stopped == "2 and more would take longer than the budget of 1e-06 s"
+
+
+def test_a_larger_size_leaves_time_for_all_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(perf_counter=lambda: 0.0, process_time=lambda: 0.0)
+    monkeypatch.setattr("batchlab.engine.machine.time", clock)
+    monkeypatch.setattr("batchlab.engine.machine.seconds", lambda *_: 1.0)
+    # 2 is expected to take 2 s: twelve rounds with that at 1, and three passes of its own, are 42.
+    told = machine(own.prepared(), budget_s=42, rounds=30)
+    assert [s.micro_batch for s in told.sizes] == [1, 2]
+    assert told.stopped == "4 and more would take longer than the budget of 42 s"
+    few = machine(own.prepared(), budget_s=42, rounds=9)
+    assert [s.micro_batch for s in few.sizes] == [1, 2, 4]
 
 
 def test_what_is_needed_may_exceed_the_budget() -> None:

@@ -27,6 +27,7 @@ from batchlab.workloads.seeding import forked, reseed
 
 BUDGET_S = 20.0
 LEAST_ROUNDS, MOST_ROUNDS = 3, 9
+FULL_ROUNDS = 12  # no larger size is tried for which fewer would be left to all
 TRIAL = 3  # passes that trying a size takes
 TURN_S = 0.02  # short passes are repeated for so long in a turn, and divided
 
@@ -101,9 +102,10 @@ def machine(
 
     `sizes` (default 1, 2, 4, ... up to N) are tried in ascending order until one does not fit in
     memory (on CUDA: is out of memory; elsewhere: is estimated at more than `cap_bytes`, half of
-    what is free where not given), or would leave no time for three rounds within `budget_s`, which
-    those up to `needed` may exceed. The model, its optimizer and the global generators are put back
-    as they were. Raises `UserError` where a size is larger than the data, or none can be measured.
+    what is free where not given), or would leave no time for twelve rounds (`rounds`, where these
+    are fewer) within `budget_s`, which those up to `needed` may exceed. The model, its optimizer
+    and the global generators are put back as they were. Raises `UserError` where a size is larger
+    than the data, or none can be measured.
     Turns are taken in `rounds` rounds (9), fewer where the budget ends before. On one thread of a
     CPU seconds are the processor's, which other work on the machine does not make longer.
     """
@@ -153,11 +155,12 @@ class _Bench:
             self._optimizer.step()  # so that its state is there to be counted
         stopped = "every size up to the data was tried"
         warm: dict[int, float] = {}
+        enough = min(rounds, FULL_ROUNDS)
         for size in sizes:
             round_s = sum(max(t, TURN_S) for t in warm.values())
             following = max(warm.values()) * size / max(warm) if warm else 0.0
             left = budget_s - (time.perf_counter() - began)
-            lasts = LEAST_ROUNDS * (round_s + following) + TRIAL * following
+            lasts = enough * (round_s + following) + TRIAL * following
             if warm and size > needed and lasts > left:
                 stopped = f"{size} and more would take longer than the budget of {budget_s:g} s"
                 break
