@@ -16,7 +16,7 @@ Shapes: M marks along a branch, B batch sizes, K places along training, G values
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, inf, isfinite, log, nan, sqrt
 
 import numpy as np
@@ -108,7 +108,8 @@ def compare(base: float, ratios: Mapping[float, Sequence[float]]) -> Comparison:
     is of the profile, at Student's t of the seeds, widened where the sizes' scatter about the curve
     is larger than their errors say. A size that lost in most seeds (inf) counts as a ratio no less
     than B over `base`, which is where steps stop getting fewer. Seeds that all say the same were
-    cut to a bound, and tell no spread. Raises `UserError` where no size has a ratio.
+    cut to a bound: they have a say in where B_crit is, and none in how sure that is. Raises
+    `UserError` where no size has a ratio.
     """
     means = {b: _mean(b / base, values) for b, values in sorted(ratios.items()) if b != base}
     told = {b: r for b, r in means.items() if r is not None}
@@ -121,7 +122,7 @@ def compare(base: float, ratios: Mapping[float, Sequence[float]]) -> Comparison:
     half_B = np.array([log(r.high / r.effect) if r.high < inf else inf for r in told.values()])
     n_B = np.array([r.n for r in told.values()])
     size_B = np.array(list(told))
-    known_B = np.isfinite(half_B) & (half_B > 0)
+    known_B = np.isfinite(half_B)
     freedom = int((n_B - 1)[known_B].sum())
     if known_B.any():
         # Few seeds make a poor variance: sizes share it.
@@ -162,14 +163,20 @@ def log_ratio(critical: Floats | float, base: float, size: Floats | float) -> Fl
 
 
 def _mean(most: float, values: Sequence[float]) -> Interval | None:
-    """The geometric mean's interval; of a size that mostly lost, no less than `most`."""
+    """The geometric mean's interval, unbounded where there is no spread.
+
+    Of a size that mostly lost no less than `most`.
+    """
     v = np.asarray(values, float)
     there = v[np.isfinite(v) & (v > 0)]
     if np.isposinf(v).sum() * 2 > len(v):
         return Interval(max(most, 1.0), min(most, 1.0), inf, 1)
     if not len(there):
         return None
-    return mean_interval(np.log(there)).map(exponential)
+    told = mean_interval(np.log(there))
+    if told.low == told.high:
+        told = replace(told, low=-inf, high=inf)
+    return told.map(exponential)
 
 
 def agreement(comparison: Comparison, noise: Interval) -> Condition:
