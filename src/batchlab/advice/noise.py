@@ -15,14 +15,14 @@ from typing import Any
 import torch
 
 from batchlab.engine.draws import derived, epoch_order
-from batchlab.engine.general import GeneralRun, Micro
+from batchlab.engine.general import GeneralRun, Micro, accumulated
 from batchlab.probes.noise_scale import NoiseStatistics
 from batchlab.probes.parts import Parts, parts
 from batchlab.probes.per_example import PerExampleNorms, unsupported
 from batchlab.probes.preconditioner import ADAPTIVE, NoStepYet, metric_roots
 from batchlab.record import NoiseSeries
 from batchlab.spec import UserError, batch_slices
-from batchlab.workloads.objective import shares, weighed
+from batchlab.workloads.objective import shares
 from batchlab.workloads.seeding import forked, reseed
 
 # Steps: norms come with the gradients, chunks are passes more, another batch is as much work again.
@@ -164,9 +164,11 @@ class NoiseAlong:
         other = _of_another_batch(run)
         size = run.settings.batch_size
         self.beside += size
-        both = [_added(a, b) for a, b in zip(own, other, strict=True)]
+        mean = [
+            accumulated(accumulated(None, a, 0.5), b, 0.5) for a, b in zip(own, other, strict=True)
+        ]
         own_2P = torch.stack([self._norm(own), self._norm(other)])
-        return parts(own_2P, self._norm(both) / 2, [size, size])
+        return parts(own_2P, self._norm(mean), [size, size])
 
     def _micro(self, run: GeneralRun, micro: Micro) -> None:  # noqa: ARG002
         if self._own or self._know_metric():
@@ -219,16 +221,8 @@ def _of_another_batch(run: GeneralRun) -> list[torch.Tensor | None]:
         for batch, share in zip(batches, shares(weights), strict=True):
             loss = objective(run.model, batch)
             own = torch.autograd.grad(loss, run.parameters, allow_unused=True)
-            part = [None if g is None else weighed(g, share) for g in own]
-            total = [_added(a, b) for a, b in zip(total, part, strict=True)]
+            total = [accumulated(t, g, share) for t, g in zip(total, own, strict=True)]
     with torch.no_grad():
         for buffer, value in buffers:
             buffer.copy_(value)
     return total
-
-
-def _added(a: torch.Tensor | None, b: torch.Tensor | None) -> torch.Tensor | None:
-    """The sum of two gradients; one that is not there is zero."""
-    if a is None or b is None:
-        return b if a is None else a
-    return a + b

@@ -198,7 +198,8 @@ class GeneralRun:
         With the user's own weights the batch is gone through twice, as their sum must be known. A
         part of weight 0 (no label in it counts) contributes nothing.
         """
-        objective, total = self.workload.objective, None
+        objective = self.workload.objective
+        total: list[torch.Tensor | None] = [None] * len(self.parameters)
         parts = [rows[part] for part in batch_slices(len(rows), micro)]
         if objective.weight is None:
             share_M: list[Any] = [len(part) / len(rows) for part in parts]
@@ -216,11 +217,7 @@ class GeneralRun:
             self._clear()
             if self.on_micro is not None:
                 self.on_micro(self, Micro(len(part), share, own))
-            if total is None:
-                total = [None if g is None else weighed(g, share) for g in own]
-            else:
-                total = [_sum(t, g, share) for t, g in zip(total, own, strict=True)]
-        assert total is not None
+            total = [accumulated(t, g, share) for t, g in zip(total, own, strict=True)]
         for p, g in zip(self.parameters, total, strict=True):
             p.grad = g
         self._losses.append(loss_sum)
@@ -309,7 +306,10 @@ def _options(group: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in group.items() if k not in ("params", "param_names")}
 
 
-def _sum(total: torch.Tensor | None, part: torch.Tensor | None, share: Any) -> torch.Tensor | None:
+def accumulated(
+    total: torch.Tensor | None, part: torch.Tensor | None, share: Any
+) -> torch.Tensor | None:
+    """total + part * share, in place of the total; None is a gradient that is zero."""
     if part is None:
         return total
     scaled = weighed(part, share)
