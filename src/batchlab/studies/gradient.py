@@ -14,7 +14,7 @@ from batchlab.spec import CONVENTIONS, Convention, Protocol
 from batchlab.studies import article, gradient_panels
 from batchlab.studies.base import PAIRED_RATIO, T_TEST, number
 from batchlab.studies.results import Results, Trials
-from batchlab.studies.trials import HEADLINE, HEADLINE_FIRST, TrialsStudy
+from batchlab.studies.trials import HEADLINE, HEADLINE_FIRST, TrialsStudy, powers_of_two
 
 # The last step's samples are chosen by the order, not by the draw: no split of the spread there.
 PASSES: tuple[Convention, ...] = tuple(c for c in CONVENTIONS if not c.endswith("last"))
@@ -355,7 +355,7 @@ def least_tail_gain(t: Trials) -> float:
     Of those to a tail that has values in it, as between two empty ones there is nothing to
     compare; 0 where all are empty.
     """
-    doublings = [int(b) for b in np.sort(t.sizes) if b > 1 and b & (b - 1) == 0]
+    doublings = powers_of_two(np.sort(t.sizes[t.sizes > 1]))
     logs = np.array(_tail_logs(t, doublings))
     steps = np.diff(logs)[logs[1:] > 0]
     return float(steps.min()) if len(steps) else 0.0

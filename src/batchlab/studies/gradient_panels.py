@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy import stats
 
 from batchlab.record import Axis, Panel
 from batchlab.spec import Convention
 from batchlab.studies.results import Trials
-from batchlab.studies.trials import REGIME, SIZE, by_size, counted
+from batchlab.studies.trials import REGIME, SIZE, by_size, counted, powers_of_two
 
 RIDGE_POINTS = 120
 
@@ -126,7 +125,8 @@ def norm_ridges(one: Trials, regime: str, *, scaled: bool) -> Panel:
 def values(trials: Sequence[Trials], regime: str) -> Panel:
     """How many raw gradient values fall at each abscissa: the tails."""
     bins = pd.concat([t.bins for t in trials])
-    bins = bins[bins["batch_size"].isin(_some(trials[0].sizes)) & (bins["high"] != bins["low"])]
+    sizes = powers_of_two(trials[0].sizes)
+    bins = bins[bins["batch_size"].isin(sizes) & (bins["high"] != bins["low"])]
     total = bins.groupby(["batch_size", "low", "high"], as_index=False)["frequency"].sum()
     # Bins have equal ratios, so that a count is over a wider stretch farther out: per unit it is
     # a density, which is what a histogram of equal bins shows.
@@ -168,8 +168,3 @@ def kurtosis(regimes: Mapping[str, Sequence[Trials]]) -> Panel:
         f"Sum-stepping. Mean and range over seeds. {counted(regimes)}",
         "regime",
     )
-
-
-def _some(sizes: NDArray[np.int64]) -> list[int]:
-    """The powers of two: enough to see a trend, few enough to tell apart."""
-    return [int(b) for b in sizes if b & (b - 1) == 0]

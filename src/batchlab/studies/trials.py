@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from batchlab.record import Axis, Panel
 from batchlab.spec import CONVENTIONS, Convention, Protocol, Spec, TrialsSpec
@@ -76,6 +78,11 @@ class TrialsStudy(Study):
         """The same of the crossed trials."""
         keys = [self.crossed(results.protocol, regime, seed).key for seed in results.seeds]
         return [t for key in keys if (t := results.trials(key, convention)) is not None]
+
+
+def powers_of_two(sizes: NDArray[np.int64]) -> list[int]:
+    """Those of the batch sizes: enough to see a trend, few enough to tell apart."""
+    return [int(b) for b in sizes if b & (b - 1) == 0]
 
 
 def counted(groups: Mapping[Any, Sequence[Trials]]) -> str:

@@ -72,10 +72,9 @@ class Row:
 class Result:
     """`trials`: what `analysis.steps` and `analysis.trade_off` take, a run a row.
 
-    Its batch size is the mean one, samples over steps: where the size is no small part of the data,
-    a pass's short last batch makes it less.
-
-    `fit` is None where the runs do not suffice, `unfit` then says why.
+    Batch sizes there are the mean ones, samples over steps: where a size is no small part of the
+    data, a pass's short last batch makes it less. `fit` is None where the runs do not suffice,
+    `unfit` then says why.
     """
 
     said: str
