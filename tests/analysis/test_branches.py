@@ -56,6 +56,12 @@ def test_levels_at_which_the_base_still_stands_at_its_start_are_none() -> None:
     assert ratio(marks, early, marks, late) < 0.1
 
 
+def test_the_least_progress_is_a_level_too() -> None:
+    barely = [1.0, 1.0, float(np.nextafter(1.0, 0))]
+    seen = [0, 10**6, 10**6 + 10**4]  # so many that the place where it is reached rounds
+    assert ratio(seen, barely, seen, [1.0, 1.0, 0.1]) == pytest.approx(1.01, rel=1e-3)
+
+
 def test_seeds_that_were_cut_to_a_bound_tell_no_spread() -> None:
     spread = {16.0: [1.7, 2.0, 1.8, 2.1]}
     alone, beside = compare(8, spread), compare(8, spread | {64.0: [8.0] * 4})

@@ -29,7 +29,7 @@ from batchlab.workloads.samples import Part, Samples
 # where fewer do not decide. The first one chooses the rates, and is left out of what they come to:
 # the best of several is best by luck as well.
 SEEDS, MOST_SEEDS, FURTHEST = 5, 7, 13
-COST = 7.0  # all branches together at the most, in runs of the present setting
+COST = 7.0  # all branches together, about, in runs of the present setting
 RUNS = 40  # of three sizes: about three and a half rates each, and the other seeds at the best
 LONGEST = 3 / 4  # of the way to the target
 MARKS = 10  # evaluations of a branch

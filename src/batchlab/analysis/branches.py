@@ -62,10 +62,11 @@ def ratio(
         return nan if base[-1] >= base[0] else inf
     if base[-1] >= base[0]:
         return 0.0
-    end = _first(z, base, max(float(own[-1]), float(base[-1])))
+    lowest = max(float(own[-1]), float(base[-1]))
+    way = _first(z, base, lowest) * np.linspace(1 - LAST, 1, LEVELS)
     logs = []
-    for level in np.interp(end * np.linspace(1 - LAST, 1, LEVELS), z, base).tolist():
-        if level < base[0]:  # the last one is
+    for level in (*np.interp(way[:-1], z, base).tolist(), lowest):  # which rounding must not lift
+        if level < base[0]:
             logs.append(log(_first(x, own, max(level, own[-1])) / _first(z, base, level)))
     return exp(sum(logs) / len(logs))
 
