@@ -40,7 +40,7 @@ def advise(
     as_json: Json = False,
 ) -> None:
     """Measure a training job, predict its best batch sizes, and with --verify test that."""
-    from batchlab.advice.budget import Budget
+    from batchlab.workloads.budget import Budget
 
     check_seed(seed)
     limit = Budget.parse(budget)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from batchlab.sweep.result import Result
 
 # Not typer's defaults, which could not be told from what is given beside --read.
-TRIALS, SEEDS, BUDGET, SEED, DEVICE, OUT = 15, 5, "40epochs", 0, "cpu", Path("out/sweep")
+TRIALS, SEEDS, BUDGET, SEED, DEVICE, OUT = 15, 5, "40e", 0, "cpu", Path("out/sweep")
 
 Target = Annotated[
     str | None,
@@ -43,7 +43,7 @@ def sweep(
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help=f"samples that a run may see, as 60000 or 20epochs; else {BUDGET}"),
+        typer.Option(help=f"samples (60000) or epochs (20e) that a run may see; else {BUDGET}"),
     ] = None,
     seed: Annotated[
         int | None,
@@ -123,12 +123,15 @@ def _measure(
     data_dir: Path | None,
     out: Path,
 ) -> "Result":
-    from batchlab.backends.base import Wanted, limit_threads
-    from batchlab.sweep.measure import load
-    from batchlab.sweep.protocol import Asked, Place, parse_budget, sizes_of
-    from batchlab.sweep.run import sweep as run
+    from batchlab.workloads.budget import Budget
 
     check_seed(seed)
+    limit = Budget.parse(budget)
+    from batchlab.backends.base import Wanted, limit_threads
+    from batchlab.sweep.measure import load
+    from batchlab.sweep.protocol import Asked, Place, sizes_of
+    from batchlab.sweep.run import sweep as run
+
     check_device(device)
     limit_threads(1)  # as in every worker: the numbers depend on it
     place = Place(target, data_dir, device, seed)
@@ -136,7 +139,7 @@ def _measure(
     chosen = sizes_of(workload, sizes)
     asked = Asked(
         target=value,
-        budget=parse_budget(budget, len(workload.train)),
+        budget=limit.samples(len(workload.train)),
         trials=trials,
         seed=seed,
     )

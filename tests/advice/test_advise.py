@@ -14,7 +14,6 @@ import batchlab
 from batchlab.advice.advise import advise
 from batchlab.advice.answer import Advice
 from batchlab.advice.branches import COST, FURTHEST, MOST_SEEDS
-from batchlab.advice.budget import Budget
 from batchlab.advice.page import page
 from batchlab.analysis.noisy_quadratic import NoisyQuadratic
 from batchlab.report.answer import write_answer
@@ -231,14 +230,3 @@ def test_an_error_keeps_what_was_measured(tmp_path: Path) -> None:
     assert "not reached" in kept["error"]
     assert kept["machine"]["sizes"]
     assert len(kept["present"]["marks"]) == 25
-
-
-def test_budgets() -> None:
-    assert Budget.parse("20000").steps(8, 1000, 0.1) == 2500
-    assert Budget.parse("10e").steps(8, 1000, 0.1) == 1250
-    assert Budget.parse("60s").steps(8, 1000, 0.1) == 600
-    for wrong in ("", "x", "-3", "10m", "nan", "inf"):
-        with pytest.raises(UserError, match="--budget"):
-            Budget.parse(wrong)
-    with pytest.raises(UserError, match="must be at least 16 steps"):
-        Budget.parse("64").steps(8, 1000, 0.1)

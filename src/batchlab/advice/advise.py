@@ -10,7 +10,6 @@ from time import perf_counter
 from batchlab.advice import timing
 from batchlab.advice.answer import Advice, Cost, Tests
 from batchlab.advice.branches import COST, Plan, branch, plan
-from batchlab.advice.budget import DEFAULT, Budget
 from batchlab.advice.keep import Keep
 from batchlab.advice.present import Present, Say, run_present
 from batchlab.advice.rates import Rule
@@ -27,6 +26,7 @@ from batchlab.engine.settings import Settings
 from batchlab.probes.preconditioner import ADAPTIVE
 from batchlab.record import ALL, NoiseSeries
 from batchlab.spec import UserError
+from batchlab.workloads.budget import DEFAULT, Budget
 from batchlab.workloads.failures import training
 from batchlab.workloads.optimizers import adaptive
 from batchlab.workloads.prepare import prepare

@@ -1,6 +1,5 @@
 """What a sweep is asked for, checked, and which batch sizes, budget and target it comes to."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,17 +48,6 @@ class Place:
     data_dir: Path | None = None
     device: str = "cpu"
     seed: int = 0
-
-
-def parse_budget(text: str, samples: int) -> int:
-    """Samples from `60000` or `40epochs` (of `samples` each); raises `UserError` otherwise."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(e|ep|epochs?)?", text.strip())
-    value = 0 if found is None else round(float(found[1]) * (samples if found[2] else 1))
-    if value < 1:
-        raise UserError(
-            f"--budget {text!r}: must be the samples a run may see, like 60000, or 40epochs"
-        )
-    return value
 
 
 def sizes_of(workload: Prepared, asked: tuple[int, ...] | None) -> tuple[int, ...]:
