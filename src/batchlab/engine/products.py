@@ -79,6 +79,11 @@ def affine(
     """A dense layer of each replica: h w^T + b, or what of it is above zero (R, M, N)."""
     if _onednn(h_RMK, w_RNK.mT):
         return _layer(h_RMK, w_RNK, b_RN, relu)
+    if len(h_RMK) == 1 and h_RMK.is_cpu and w_RNK.shape[1] < _LEAST:
+        # MKL has long rows of few classes twice as fast as long columns.
+        z_NM = torch.addmm(b_RN[0].unsqueeze(1), w_RNK[0], h_RMK[0].mT)
+        z_RMN = z_NM.mT.contiguous().unsqueeze(0)
+        return z_RMN.relu_() if relu else z_RMN
     return _in_turn(product, h_RMK, w_RNK, b_RN, relu)
 
 
@@ -131,6 +136,15 @@ def change(c_RMN: torch.Tensor, a_RMK: torch.Tensor, b_RKN: torch.Tensor, factor
         c_RMN.add_(product(a_RMK, b_RKN), alpha=factor)
     else:
         c_RMN.baddbmm_(a_RMK, b_RKN, alpha=factor)
+
+
+def add_rows(c_RN: torch.Tensor, rows_RMN: torch.Tensor, factor: float) -> None:
+    """Add `factor` times the sum of each replica's rows to c in place (R, N)."""
+    if len(c_RN) == 1 and c_RN.is_cpu and rows_RMN.dtype == c_RN.dtype:
+        ones_1M = c_RN.new_ones(1, rows_RMN.shape[1])
+        c_RN.addmm_(ones_1M, rows_RMN[0], alpha=factor)
+    else:
+        c_RN.add_(rows_RMN.sum(1), alpha=factor)
 
 
 def _layer(

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from batchlab.engine import mlp
 from batchlab.engine.loop import BLOCK, Loop, block_size, can_compile, divide
-from batchlab.engine.products import Arithmetic, change, product
+from batchlab.engine.products import Arithmetic, add_rows, change, product
 from batchlab.engine.threads import together
 from batchlab.spec import Matmul, Optimizer, Phase, batch_slices
 
@@ -107,7 +107,7 @@ class InPlaceSGD(PlainSGD):
                 else:
                     rounded = self._arithmetic.product(d.mT, h)
                     self._weights[index].add_(rounded, alpha=-self._rate)
-                self._biases[index].sub_(d.sum(1), alpha=self._rate)
+                add_rows(self._biases[index], d, -self._rate)
 
 
 class CompiledSGD(PlainSGD):

@@ -18,7 +18,6 @@ by less than `TOLERANCE`, and examples that went forward twice on purpose, which
 Shapes: B examples, P parameters, M micro-batches.
 """
 
-from collections.abc import Callable, Iterable
 from functools import partial
 from math import hypot, isfinite, sqrt
 from typing import Literal, cast
@@ -27,9 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.hooks import RemovableHandle
 
-from batchlab.probes.hooks import Gatherer, on_gradient
+from batchlab.probes.hooks import ForwardHook, Gatherer, Removable, Switched, on_gradient
 from batchlab.probes.layers import LAYERS
 from batchlab.probes.norms import Floats, Norms
 from batchlab.probes.parts import Parts, Rows
@@ -103,6 +101,7 @@ class PerExampleNorms(Gatherer):
         self._norms = Norms(self._parameters)
         self.whole_P: Tensor | Floats | None = None  # |.grad| by parameter, at the last `take`
         self._checked = False
+        self._hooks = [Switched(layer.module, self._forward(layer)) for layer in self._layers]
         self.active = True
 
     @property
@@ -217,10 +216,12 @@ class PerExampleNorms(Gatherer):
                 )
         return first
 
-    def _attach(self) -> Iterable[RemovableHandle]:
-        return (layer.module.register_forward_hook(self._forward(layer)) for layer in self._layers)
+    def _attach(self) -> list[Removable]:
+        for hook in self._hooks:
+            hook.put_on()
+        return self._hooks
 
-    def _forward(self, layer: Layer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def _forward(self, layer: Layer) -> ForwardHook:
         handles = self._handles
         weighed = layer.order != [1]
 
