@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from batchlab.engine import mlp
-from batchlab.engine.products import multiplying
+from batchlab.engine.products import add_rows, affine, multiplying
 from batchlab.spec import Model
 from batchlab.workloads.mlp import build
 
@@ -79,3 +79,26 @@ def test_tf32_is_asked_for_and_given_back() -> None:
             assert torch.get_float32_matmul_precision() == "highest"
         assert torch.get_float32_matmul_precision() == "high"
     assert torch.get_float32_matmul_precision() == before == "highest"
+
+
+@pytest.mark.parametrize("rows", [64, 300])
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("relu", [True, False])
+def test_a_layer_of_few_units(rows: int, replicas: int, relu: bool) -> None:
+    h, w, b = (
+        torch.randn(replicas, *shape, dtype=torch.float64)
+        for shape in ((rows, 128), (10, 128), (10,))
+    )
+    told = affine(h.float(), w.float(), b.float(), relu)
+    z = h @ w.mT + b[:, None]
+    torch.testing.assert_close(told.double(), z.relu() if relu else z, rtol=1e-5, atol=1e-5)
+    assert told.is_contiguous()
+
+
+@pytest.mark.parametrize("rows", [64, 300])
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_sums_of_rows(rows: int, replicas: int) -> None:
+    c, d = torch.randn(replicas, 40), torch.randn(replicas, rows, 40)
+    expected = c.double() - 0.5 * d.double().sum(1)
+    add_rows(c, d, -0.5)
+    torch.testing.assert_close(c.double(), expected, rtol=1e-5, atol=1e-5)

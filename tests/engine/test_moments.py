@@ -10,7 +10,8 @@ from torch.autograd import functional as autograd
 from torch.nn import functional as F
 
 from batchlab.analysis.first_order import Moments
-from batchlab.engine.moments import Direction, full_gradient, moments
+from batchlab.engine import mlp
+from batchlab.engine.moments import Direction, Samples, full_gradient, moments
 
 INPUTS, CLASSES, SAMPLES = 3, 3, 9
 NETS = [(), (4,), (4, 3)]  # hidden widths; none is softmax regression
@@ -58,8 +59,10 @@ class Toy:
 
     def measured(self, probes: int = 1, seed: int = 0, population: float = SAMPLES) -> Moments:
         g = torch.Generator().manual_seed(seed)
-        net = self.weights, self.biases, self.x, self.y
-        return Moments(**moments(*net, self.gradient(), g, probes, population))
+        return Moments(**moments(self.samples(), self.gradient(), g, probes, population))
+
+    def samples(self, rows: slice | torch.Tensor = slice(None)) -> Samples:
+        return Samples.at(self.weights, self.biases, self.x[rows], self.y[rows])
 
 
 def truth(toy: Toy, *, other_sample: bool = False) -> dict[str, float]:
@@ -145,6 +148,56 @@ def test_random_moments_are_unbiased(hidden: tuple[int, ...]) -> None:
     assert apart > 8  # the negative control
 
 
+def halved(toy: Toy, probes: int, seed: int) -> dict[str, float]:
+    """What halves of the samples tell, from their definition and the same halves and signs."""
+    P, e, generator = toy.P, toy.g - toy.g.mean(0), torch.Generator().manual_seed(seed)
+    g, Pg, Pe = toy.g.mean(0), toy.g.mean(0)[toy.P], e[:, toy.P]
+    names = "noise_curvature", "mixed_along", "mixed_square"
+    told: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+    for _ in range(probes):
+        order = torch.randperm(SAMPLES, generator=generator)
+        signs = 2.0 * torch.randint(2, (SAMPLES,), generator=generator) - 1
+        here, there = order[: SAMPLES // 2], order[SAMPLES // 2 :]
+        for one, other in ((here, there), (there, here)):
+            n = len(other)
+            v = signs[one].double() @ e[one] / len(one) ** 0.5
+            w = (Pe[one] @ Pg) @ e[one] / len(one)
+            pushed = toy.H[other][:, P] @ v  # P H_j v
+            told["noise_curvature"].append(v[P] @ pushed.mean(0))
+            told["mixed_along"].append(Pg @ (toy.H[other].mean(0) @ w)[P])
+            pairs = (Pe[other] @ v[P])[:, None] * (Pe[other] @ pushed.T)
+            same = pairs.diagonal().sum()
+            different = (pairs.sum() - same) / (n * (n - 1))
+            told["mixed_square"].append(different * (1 - 1 / SAMPLES) + same / (n * SAMPLES))
+    found = {name: torch.stack(values).mean() for name, values in told.items()}
+    slopes = toy.H[:, P] @ g
+    found["mixed_along"] += ((Pe @ Pg) * (slopes @ Pg)).mean()
+    found["mixed_square"] += ((Pe @ Pe.T) * (Pe @ slopes.T)).mean()
+    return {name: float(value) for name, value in found.items()}
+
+
+@pytest.mark.parametrize("hidden", NETS)
+def test_halves_are_what_their_definition_says(hidden: tuple[int, ...]) -> None:
+    toy = Toy(hidden)
+    for seed in range(3):
+        measured = toy.measured(2, seed)._asdict()
+        for name, value in halved(toy, 2, seed).items():
+            assert measured[name] == pytest.approx(value, rel=1e-10, abs=1e-12), name
+
+
+def test_inner_products_may_be_given() -> None:
+    toy = Toy((4, 3))
+    made, g = toy.samples(), torch.Generator()
+    one = moments(made, toy.gradient(), g.manual_seed(0))
+    net = [w[None] for w in toy.weights], [b[None] for b in toy.biases]
+    found = list(mlp.backward(*net, toy.x[None], toy.y[None], scale=1.0))
+    d, h = [d[0] for _, d, _ in reversed(found)], [h[0] for *_, h in reversed(found)]
+    for given, same in ((made.inner, True), ([k + 1 for k in made.inner], False)):
+        samples = Samples(toy.weights, d, h, toy.y, given)
+        other = moments(samples, toy.gradient(), g.manual_seed(0))
+        assert (other == pytest.approx(one, rel=1e-12)) is same
+
+
 def test_a_draw_is_unbiased_for_the_population() -> None:
     """Over all draws of 6 of 9; taken for draws from infinitely many, pairs are off."""
     toy = Toy((4,))
@@ -153,9 +206,8 @@ def test_a_draw_is_unbiased_for_the_population() -> None:
     draws = torch.combinations(torch.arange(SAMPLES), 6)
     for population in totals:
         for rows in draws:
-            net = toy.weights, toy.biases, toy.x[rows], toy.y[rows]
             g = torch.Generator().manual_seed(0)
-            found = moments(*net, gradient, g, 1, population)
+            found = moments(toy.samples(rows), gradient, g, 1, population)
             totals[population] += torch.tensor(list(found.values())) / len(draws)
     mean = dict(zip(found, totals[9.0].tolist(), strict=True))
     for name in known.keys() - OVER_HALVES:
@@ -172,6 +224,5 @@ def test_the_generator_alone_decides() -> None:
 
 def test_too_few_samples() -> None:
     toy = Toy(())
-    net = toy.weights, toy.biases, toy.x[:3], toy.y[:3]
     with pytest.raises(ValueError, match="four samples, not 3"):
-        moments(*net, toy.gradient(), torch.Generator())
+        moments(toy.samples(slice(3)), toy.gradient(), torch.Generator())

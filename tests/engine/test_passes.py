@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from batchlab.engine import loop, passes
-from batchlab.engine.passes import Products, Walker
+from batchlab.engine.passes import Start, Walker
 from batchlab.engine.products import add_product, product
 from batchlab.engine.sums import Sums
 
@@ -87,6 +87,40 @@ def test_every_layer_beside_autograd(
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("size", [1, 4, 7, 8, 32])
+def test_what_the_loop_changed_is_what_its_samples_say(size: int) -> None:
+    layers = perceptron(WIDTHS["three"])
+    x, y = samples()
+    with torch.no_grad():
+        done = Walker(layers, x[None], y[None], deep=True).walk(size, RATE)
+        assert len(done.changes) == 2
+        for k in range(len(layers)):
+            every = done.sum(k, slice(None))
+            assert every.is_contiguous()
+            torch.testing.assert_close(
+                every, done.sum(k, slice(0, SAMPLES)), rtol=1e-10, atol=1e-13
+            )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_first_batch_is_what_a_walk_makes_of_it(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not it is taken from the start."""
+    layers = perceptron(WIDTHS["three"], dtype)
+    x, y = samples(dtype)
+    made = []
+    with torch.no_grad():
+        for small in (0, 1000):
+            monkeypatch.setattr(passes, "SMALL", small)
+            monkeypatch.setattr(passes, "can_compile", lambda *_: False)
+            made.append(Walker(layers, x[None], y[None], deep=True).walk(40, RATE))
+    kind = 1e-4 if dtype == torch.float32 else 1e-10
+    for of in zip(made[0].updates, made[1].updates, strict=True):
+        one, other = (u[:, :40].double() for u in of)
+        torch.testing.assert_close(one, other, rtol=kind, atol=kind / 100)
+
+
 @pytest.mark.parametrize("history", [None, torch.float64])
 def test_the_last_layer_alone(history: torch.dtype | None) -> None:
     layers = perceptron(WIDTHS["two"])
@@ -101,23 +135,28 @@ def test_frozen_is_each_samples_own_gradient() -> None:
     layers = perceptron(WIDTHS["two"])
     x, y = samples()
     with torch.no_grad():
-        own = Walker(layers, x[None], y[None], deep=True).frozen()
+        walker = Walker(layers, x[None], y[None], deep=False)
+        own = walker.frozen()
+        walker.walk(40, RATE)
+        walker.walk(2, RATE)
     for k, gradient in enumerate(autograd(layers, SAMPLES, frozen=True)):
         torch.testing.assert_close(
             own.sum(k, slice(None))[0] / SAMPLES, gradient, rtol=1e-10, atol=1e-12
         )
 
 
-def test_products_of_a_draw_in_another_order() -> None:
+def test_the_start_of_a_draw_in_another_order() -> None:
     layers = perceptron(WIDTHS["two"], torch.float32)
     x, y = samples(torch.float32)
     places = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(3))
-    products = Products.of(layers[0], x[None]).ordered(places)
     with torch.no_grad():
+        start = Start.of(layers, x[None], y[None]).ordered(places)
         own, given = (
-            Walker(layers, x[places][None], y[places][None], deep=False, products=known)
-            for known in (None, products)
+            Walker(layers, x[places][None], y[places][None], deep=False, start=known)
+            for known in (None, start)
         )
+        for one, other in zip(own.frozen().inputs, given.frozen().inputs, strict=True):
+            torch.testing.assert_close(one, other)
         for size in (1, 8, 40):
             one, other = (walker.walk(size, RATE).sum(2, slice(None)) for walker in (own, given))
             torch.testing.assert_close(one, other, rtol=1e-5 if size == 40 else 1e-12, atol=0)

@@ -9,7 +9,14 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
-from batchlab.probes.competition import BINS, competition, cosine_counts, gram, grams
+from batchlab.probes.competition import (
+    BINS,
+    competition,
+    cosine_counts,
+    gram,
+    grams,
+    inner_products,
+)
 from batchlab.record import ALL, Reading
 
 SAMPLES = 9
@@ -39,7 +46,7 @@ def per_sample() -> dict[str, torch.Tensor]:
 
 
 def pairs() -> Pairs:
-    """Output gradients and inputs of every layer, from hooks."""
+    """Output gradients and inner products of the inputs of every layer, from hooks."""
     model, x, y = network()
     inputs: dict[str, torch.Tensor] = {}
     outputs: dict[str, torch.Tensor] = {}
@@ -57,7 +64,7 @@ def pairs() -> Pairs:
     told = {}
     for name, z in outputs.items():
         assert z.grad is not None
-        told[name] = (z.grad, inputs[name])
+        told[name] = (z.grad, inner_products(inputs[name]))
     return told
 
 
@@ -73,12 +80,19 @@ def test_gram_against_autograd() -> None:
         assert told[layer].dtype == torch.float64
 
 
+@pytest.mark.parametrize("samples", [1, 256, 600])
+def test_one_half_of_the_inner_products_is_the_other(samples: int) -> None:
+    h = torch.randn(samples, 5, generator=torch.Generator().manual_seed(0))
+    exact = h.double() @ h.double().T + 1
+    torch.testing.assert_close(inner_products(h), exact, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda d, h: (d @ d.T) * (h @ h.T),  # without the bias
-        lambda d, h: (d @ d.T) + (h @ h.T + 1),
-        lambda d, h: gram(d / SAMPLES, h),  # of the mean loss
+        lambda d, inner: (d @ d.T) * (inner - 1),  # without the bias
+        lambda d, inner: (d @ d.T) + inner,
+        lambda d, inner: gram(d / SAMPLES, inner),  # of the mean loss
     ],
 )
 def test_negative_control_a_wrong_gram(
@@ -202,6 +216,8 @@ def test_what_is_no_gram_matrix() -> None:
         with pytest.raises(ValueError, match=says):
             cosine_counts(wrong)
     with pytest.raises(ValueError, match="same samples"):
-        gram(torch.zeros(3, 2), torch.zeros(4, 2))
+        gram(torch.zeros(3, 2), torch.zeros(4, 4))
+    with pytest.raises(ValueError, match="same samples"):
+        gram(torch.zeros(3, 2), torch.zeros(3, 2))
     with pytest.raises(ValueError, match="no layers"):
         grams({})

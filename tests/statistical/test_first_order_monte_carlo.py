@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from batchlab.analysis.first_order import Moments, Prediction, predict
-from batchlab.engine.moments import full_gradient, moments
+from batchlab.engine.moments import Samples, full_gradient, moments
 from batchlab.workloads.digits import Digits
 
 SAMPLES, CLASSES = 1280, 10
@@ -49,7 +49,7 @@ class Regression:
             self.w, self.b = self.w - 0.05 * w, self.b - 0.05 * b
         net = [self.w], [self.b], self.x, self.y
         gradient = full_gradient(*net)
-        self.moments = Moments(**moments(*net, gradient, g, 1000, population=SAMPLES))
+        self.moments = Moments(**moments(Samples.at(*net), gradient, g, 1000, population=SAMPLES))
 
     def squares(self, rows_RM: torch.Tensor, size: int, rate: float) -> torch.Tensor:
         """|S|^2 of every pass (R), as a reader would write it."""

@@ -14,10 +14,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from batchlab.engine.draws import generator, trial_order, trial_set
-from batchlab.engine.moments import full_gradient, moments
-from batchlab.engine.passes import Pass, Products, Walker
+from batchlab.engine.moments import Samples, full_gradient, moments
+from batchlab.engine.passes import Start, Walker
 from batchlab.engine.sums import MEANS, Sums
-from batchlab.probes.competition import competition, cosine_counts, grams
+from batchlab.probes.competition import competition, cosine_counts, grams, inner_products
 from batchlab.probes.values import ValueHistogram, kurtosis
 from batchlab.record import ALL, FIRST_ORDER, PER_SAMPLE, TrialRecord
 from batchlab.spec import Convention, TrialsSpec
@@ -74,8 +74,9 @@ class Measure:
         self._weights = [layer.weight.detach() for layer in layers]
         self._biases = [layer.bias.detach() for layer in layers]
         self._full = full_gradient(self._weights, self._biases, data.train_x, data.train_y)
+        self._along = [F.normalize(w_OI.flatten(), dim=0) for w_OI, _ in self._full]
         # A draw's orders come one after another, and a thread may be at the next draw already.
-        self._products = lru_cache(maxsize=2)(self._products_of)
+        self._start = lru_cache(maxsize=2)(self._start_of)
 
     def bytes_each(self, *, deep: bool) -> int:
         """Memory that a trial needs, about, as one of many side by side.
@@ -102,14 +103,15 @@ class Measure:
             [sets[draw][order] for (draw, _), order in zip(passes, orders, strict=True)]
         )
         x_RMI, y_RM = self._data.train_x[rows_RM], self._data.train_y[rows_RM]
-        products = None
-        if spec.orders > 1 and len(passes) == 1:  # many side by side go through draws too fast
-            products = self._products(passes[0][0]).ordered(orders[0])
         last = len(self._layers) - 1
         wanted = range(last + 1) if deep else [last]
         directions: dict[int, torch.Tensor] = {}
         with torch.no_grad():
-            walker = Walker(self._layers, x_RMI, y_RM, deep=deep, products=products)
+            if spec.orders > 1 and len(passes) == 1:  # many side by side go through draws too fast
+                start = self._start(passes[0][0]).ordered(orders[0])
+            else:
+                start = Start.of(self._layers, x_RMI, y_RM)
+            walker = Walker(self._layers, x_RMI, y_RM, deep=deep, start=start)
             sums = Sums(walker, spec.samples, wanted)
             for size in spec.batch_sizes:
                 for k, convention, gradient_ROI in sums.of(size, spec.learning_rate):
@@ -121,7 +123,7 @@ class Measure:
                 self._directions(out, passes, directions)
                 for r, (draw, order) in enumerate(passes):
                     if order == 0:
-                        self._samples(out, draw, x_RMI[r], y_RM[r], sums.frozen, r)
+                        self._samples(out, draw, y_RM[r], start, r)
         return out
 
     def _set(self, draw: int) -> torch.Tensor:
@@ -133,8 +135,9 @@ class Measure:
         places = trial_order(self._spec.start.seed, order, self._spec.samples)
         return places.to(self._data.train_x.device)
 
-    def _products_of(self, draw: int) -> Products:
-        return Products.of(self._layers[0], self._data.train_x[self._set(draw)].unsqueeze(0))
+    def _start_of(self, draw: int) -> Start:
+        rows_RM = self._set(draw).unsqueeze(0)
+        return Start.of(self._layers, self._data.train_x[rows_RM], self._data.train_y[rows_RM])
 
     def _sum(
         self,
@@ -150,7 +153,7 @@ class Measure:
         norms = torch.linalg.vector_norm(values_RV, dim=1, dtype=torch.float64)
         out.take(passes, size, convention, layer, "norm", norms)
         if convention in DIRECTED:
-            along = values_RV @ F.normalize(self._full[k][0].flatten(), dim=0)
+            along = values_RV @ self._along[k]
             out.take(passes, size, convention, layer, "cosine", along / norms)
         if k < len(self._layers) - 1:
             return
@@ -172,15 +175,12 @@ class Measure:
             cosine = (one * other).sum(1)
             out.take(passes, a, CROSSED, self._names[-1], f"cosine to {b}", cosine)
 
-    def _samples(
-        self, out: Measured, draw: int, x_MI: torch.Tensor, y_M: torch.Tensor, own: Pass, r: int
-    ) -> None:
+    def _samples(self, out: Measured, draw: int, y_M: torch.Tensor, start: Start, r: int) -> None:
         """What the draw's samples say at the starting weights, one by one and to first order."""
-        pairs = {
-            name: (u[r], h[r])
-            for name, u, h in zip(self._names, own.updates, own.inputs, strict=True)
-        }
-        for layer, gram in grams(pairs).items():
+        d, h = ([of[r] for of in both] for both in (start.own.updates, start.own.inputs))
+        inner = [start.gram[r], *(inner_products(h_MI) for h_MI in h[1:])]
+        pairs = zip(d, inner, strict=True)
+        for layer, gram in grams(dict(zip(self._names, pairs, strict=True))).items():
             out.records += [
                 TrialRecord(1, draw, 0, PER_SAMPLE, layer, reading.name, reading.value)
                 for reading in competition(gram, layer)
@@ -189,10 +189,7 @@ class Measure:
                 counts = cosine_counts(gram)
                 out.cosines = counts if out.cosines is None else out.cosines + counts
         told = moments(
-            self._weights,
-            self._biases,
-            x_MI,
-            y_M,
+            Samples(self._weights, d, h, y_M, [k.to(d[0].dtype) for k in inner]),
             self._full,
             generator(self._spec.start.seed, "first order", draw),
             population=len(self._data.train_x),

@@ -9,20 +9,23 @@ The last layer's gradient of a sample is d_i h_i', so along a direction v of the
 
     P H_i v = d'_i h_i' + d_i h'_i'        d', h' the derivatives along v, in forward mode
 
-and no inner product needs a sample's gradient itself: <d_i h_i', A> = d_i' A h_i.
+and no inner product needs a sample's gradient itself: <d_i h_i', A> = d_i' A h_i. Nor does the
+direction of a combination sum_i f_i g_i: it changes a layer's output at sample j by sum_i K_ji f_i
+d_i, where K_ji = <h_j, h_i> + 1 are the inner products of the layer's inputs, one for its bias.
 
 Shapes: N training samples, M samples (of the draw, or of a part of it), C of a chunk, I inputs and
 O outputs of a layer.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from math import inf, sqrt
 from typing import NamedTuple, Self
 
 import torch
 
 from batchlab.engine import mlp
-from batchlab.engine.products import product
+from batchlab.engine.products import add_product, product
 
 GRAM_ROWS = 512  # rows at once of the draw's M by M inner products
 
@@ -46,22 +49,19 @@ def full_gradient(
     ]
     for x, y in zip(x_NI.split(chunk), y_N.split(chunk), strict=True):
         share = x.new_full((len(x),), 1 / len(x_NI))
-        part = _Samples.at(weights, biases, x, y).combination(share)
+        part = Samples.at(weights, biases, x, y).combination(share)
         total = [(w + p, b + q) for (w, b), (p, q) in zip(total, part, strict=True)]
     return total
 
 
 def moments(
-    weights: Sequence[torch.Tensor],
-    biases: Sequence[torch.Tensor],
-    x_MI: torch.Tensor,
-    y_M: torch.Tensor,
+    samples: "Samples",
     gradient: Direction,
     generator: torch.Generator,
     probes: int = 4,
     population: float = inf,
 ) -> dict[str, float]:
-    """The fields of `analysis.first_order.Moments`, from a draw of M samples without replacement.
+    """The fields of `analysis.first_order.Moments`, from M samples drawn without replacement.
 
     `gradient` is `full_gradient` over all N = `population` samples. Means over samples and over
     pairs of samples are unbiased, and exact where the draw is all N: two independent picks of the
@@ -75,10 +75,10 @@ def moments(
 
     `generator` is a CPU generator. Raises `ValueError` for fewer than four samples.
     """
-    if len(x_MI) < 4:
-        raise ValueError(f"moments need four samples, not {len(x_MI)}")
-    samples = _Samples.at(weights, biases, x_MI, y_M)
-    pick = _Picks(len(x_MI), population)
+    count = len(samples.last.d)
+    if count < 4:
+        raise ValueError(f"moments need four samples, not {count}")
+    pick = _Picks(count, population)
     g_OI = gradient[-1][0]
     last, slope = samples.last, samples.derivative(gradient)
     signal = _total(g_OI * g_OI)
@@ -87,7 +87,7 @@ def moments(
     curved = last.derivative_dot(slope, g_OI)  # <g, P H_i g>
     sloped = last.dot_derivative(slope) - curved  # <P e_i, P H_i g>
     told: dict[str, torch.Tensor] = {}
-    for rows, gram, cross in _gram(last, slope, along, curved, signal):
+    for rows, gram, cross in _gram(samples, slope, along, curved, signal):
         for name, pairs, same in (
             ("noise_square", gram * gram, square * square),
             ("curvature_along", along[rows, None] * cross, along * sloped),
@@ -95,14 +95,16 @@ def moments(
         ):
             part = pick.mean(_total(pairs), _total(same[rows]))
             told[name] = told[name] + part if name in told else part
-    halves = _over_halves(samples, gradient, along, generator, probes, population)
+    bent = samples.bent(g_OI)
+    mixed_MM = along[:, None] * (samples.dots(bent) - curved)  # <g, P e_i> <e_i, H_j P g>
+    halves = _over_halves(samples, g_OI, slope, mixed_MM, generator, probes, population)
     found = {
         "signal": signal,
         "noise": square.mean(),
         "curvature": curved.mean(),
         "noise_curvature": halves["noise_curvature"],
         "noise_slope": sloped.mean(),
-        "pull": samples.pull(g_OI).mean() - curved.mean(),
+        "pull": samples.pull(bent).mean() - curved.mean(),
         "noise_along": along.square().mean(),
         "noise_square": told["noise_square"],
         "skew": (along * square).mean(),
@@ -169,7 +171,7 @@ class _Last(NamedTuple):
         return (dot.d.mT @ self.h + self.d.mT @ dot.h) / len(self.d)
 
 
-class _Samples:
+class Samples:
     """Samples at fixed weights: sums of their gradients, and derivatives along directions.
 
     For every layer d (M, O) and h (M, I) of each sample's own gradient d h', the bias's being d.
@@ -181,9 +183,13 @@ class _Samples:
         d: Sequence[torch.Tensor],
         h: Sequence[torch.Tensor],
         y_M: torch.Tensor,
+        inner: Sequence[torch.Tensor] | None = None,
     ) -> None:
+        """`inner`: every layer's K (M, M), where it is known."""
         self._weights, self._d, self._h, self._y = weights, d, h, y_M
         self.last = _Last(d[-1], h[-1])
+        if inner is not None:
+            self.inner = inner
 
     @classmethod
     def at(
@@ -199,44 +205,78 @@ class _Samples:
         d, h = zip(*reversed(found), strict=True)
         return cls(weights, d, h, y_M)
 
-    def rows(self, rows: torch.Tensor) -> "_Samples":
+    @cached_property
+    def inner(self) -> Sequence[torch.Tensor]:
+        """Every layer's K (M, M)."""
+        return [_product(h, h.mT).add_(1.0) for h in self._h]
+
+    def rows(self, rows: torch.Tensor) -> "Samples":
         """Some of the samples."""
         d, h = [d[rows] for d in self._d], [h[rows] for h in self._h]
-        return _Samples(self._weights, d, h, self._y[rows])
+        return Samples(self._weights, d, h, self._y[rows])
+
+    def shares(self, factors_M: torch.Tensor) -> list[torch.Tensor]:
+        """factors_i d_i of every layer."""
+        return [d * factors_M[:, None] for d in self._d]
 
     def combination(self, factors_M: torch.Tensor) -> Direction:
         """sum_i factors_i g_i over all parameters."""
-        shares = [d * factors_M[:, None] for d in self._d]
+        shares = self.shares(factors_M)
         return [(_product(d.mT, h), d.sum(0)) for d, h in zip(shares, self._h, strict=True)]
 
     def derivative(self, direction: Direction) -> _Last:
         """d and h of the last layer, derived along a direction of all parameters."""
+        pairs = zip(self._h, direction, strict=True)
+        return self._derivative(_product(h, v_OI.mT).add_(u_O) for h, (v_OI, u_O) in pairs)
+
+    def derivative_by(self, shares: Sequence[torch.Tensor], inner: Sequence[torch.Tensor]) -> _Last:
+        """The same along the combination of other samples' gradients that has these shares.
+
+        `inner`: every layer's K between these samples and those.
+        """
+        return self._derivative(_product(k, d) for k, d in zip(inner, shares, strict=True))
+
+    def _derivative(self, moved: Iterable[torch.Tensor]) -> _Last:
+        """By what each layer's own weights and bias change in its output (M, O)."""
         h_dot = None  # the data do not move
-        for index, (v_OI, u_O) in enumerate(direction):
-            z_dot = _product(self._h[index], v_OI.mT).add_(u_O)
+        for index, z_dot in enumerate(moved):
             if h_dot is not None:
-                z_dot += _product(h_dot, self._weights[index].mT)
-            if index + 1 < len(direction):
+                w_IO = self._weights[index].mT
+                z_dot = add_product(z_dot[None], h_dot[None], w_IO[None])[0]
+            if index + 1 < len(self._h):
                 h_dot = z_dot.mul_(self._h[index + 1] > 0)
         if h_dot is None:
             h_dot = torch.zeros_like(self._h[0])
         return _Last(self._softmax_derivative(z_dot), h_dot)
 
-    def pull(self, v_OI: torch.Tensor) -> torch.Tensor:
-        """<g_i, H_i v> (M) for v of the last weight matrix: half the derivative of |g_i|^2.
+    def bent(self, v_OI: torch.Tensor) -> list[torch.Tensor]:
+        """Every layer's d (M, O), derived along v of the last weight matrix: H_i v = d'_i h_i'.
 
         Nothing below the last layer's output moves but the gradients that come down from it.
         """
         d_dot = self._softmax_derivative(self._h[-1] @ v_OI.mT)
-        total = torch.zeros_like(d_dot[:, 0], dtype=torch.float64)
-        for index in range(len(self._d) - 1, -1, -1):
-            d, h = self._d[index], self._h[index]
-            total += (d * d_dot).sum(1, dtype=torch.float64) * (_square(h) + 1)
-            if index:
-                below = d_dot @ self._weights[index]
-                if index == len(self._d) - 1:
-                    below += d @ v_OI
-                d_dot = below * (h > 0)
+        found = [d_dot]
+        for index in range(len(self._d) - 1, 0, -1):
+            below = _product(d_dot, self._weights[index])
+            if index == len(self._d) - 1:
+                below += self._d[index] @ v_OI
+            d_dot = below * (self._h[index] > 0)
+            found.insert(0, d_dot)
+        return found
+
+    def pull(self, bent: Sequence[torch.Tensor]) -> torch.Tensor:
+        """<g_i, H_i v> (M): half the derivative of |g_i|^2."""
+        pairs = zip(self._d, bent, self._h, strict=True)
+        return sum(
+            ((d * d_dot).sum(1, dtype=torch.float64) * (_square(h) + 1) for d, d_dot, h in pairs),
+            start=torch.zeros_like(self._y, dtype=torch.float64),
+        )
+
+    def dots(self, bent: Sequence[torch.Tensor]) -> torch.Tensor:
+        """<g_i, H_j v> of all pairs (M, M)."""
+        total = torch.zeros_like(self.inner[0])
+        for d, d_dot, k in zip(self._d, bent, self.inner, strict=True):
+            total.addcmul_(_product(d, d_dot.mT), k)
         return total
 
     def _softmax_derivative(self, z_dot_MO: torch.Tensor) -> torch.Tensor:
@@ -246,59 +286,65 @@ class _Samples:
 
 
 def _gram(
-    last: _Last, slope: _Last, along: torch.Tensor, curved: torch.Tensor, signal: torch.Tensor
+    samples: Samples,
+    slope: _Last,
+    along: torch.Tensor,
+    curved: torch.Tensor,
+    signal: torch.Tensor,
 ) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
     """Rows i of <P e_i, P e_j> and of <P e_i, P H_j g>, over all j (C, M)."""
+    last = samples.last
     for begin in range(0, len(along), GRAM_ROWS):
         rows = slice(begin, begin + GRAM_ROWS)
-        d, h = last.d[rows] @ last.d.mT, last.h[rows] @ last.h.mT
+        d, h = last.d[rows] @ last.d.mT, samples.inner[-1][rows] - 1
         gram = d * h - along[rows, None] - along - signal
-        cross = last.d[rows] @ slope.d.mT * h + d * (last.h[rows] @ slope.h.mT) - curved
+        moved = _product(last.h[rows], slope.h.mT)
+        cross = last.d[rows] @ slope.d.mT * h + d * moved - curved
         yield rows, gram, cross
 
 
 def _over_halves(
-    samples: _Samples,
-    gradient: Direction,
-    along_M: torch.Tensor,
+    samples: Samples,
+    g_OI: torch.Tensor,
+    slope: _Last,
+    mixed_MM: torch.Tensor,
     generator: torch.Generator,
     probes: int,
     population: float,
 ) -> dict[str, torch.Tensor]:
-    """tr P H Sigma P, g' P H Sigma P g and tr Sigma_P P H Sigma P, averaged over halves."""
-    g_OI, count = gradient[-1][0], len(along_M)
+    """tr P H Sigma P, g' P H Sigma P g and tr Sigma_P P H Sigma P, averaged over halves.
+
+    `slope` is the derivative along the gradient g.
+    """
+    count = len(mixed_MM)
     found: dict[str, list[torch.Tensor]] = {
         "noise_curvature": [],
         "mixed_along": [],
         "mixed_square": [],
     }
-
-    def centred(rows: torch.Tensor, factors: torch.Tensor) -> Direction:
-        """sum_i factors_i e_i."""
-        factors = factors.to(g_OI)
-        combined, total = samples.rows(rows).combination(factors), factors.sum()
-        return [
-            (w - total * p, b - total * q)
-            for (w, b), (p, q) in zip(combined, gradient, strict=True)
-        ]
-
     for _ in range(probes):
         order = torch.randperm(count, generator=generator).to(g_OI.device)
-        signs = (2.0 * torch.randint(2, (count,), generator=generator) - 1).to(g_OI.device)
+        signs = (2.0 * torch.randint(2, (count,), generator=generator) - 1).to(g_OI)
         here, there = order[: count // 2], order[count // 2 :]
-        for one, other in ((here, there), (there, here)):
-            half = samples.rows(other)
-            part = half.last
-            v = centred(one, signs[one] / sqrt(len(one)))
-            v_OI, slope = v[-1][0], half.derivative(v)
-            curved_OI = part.mean_derivative(slope)  # P H v
+        inner = [k[here][:, there] for k in samples.inner]
+        for one, other, across in (
+            (here, there, [k.mT for k in inner]),
+            (there, here, inner),
+        ):
+            half, factors = samples.rows(other), signs[one] / sqrt(len(one))
+            part, shares = half.last, samples.rows(one).shares(factors)
+            # v = sum_i factors_i e_i
+            total = factors.sum()
+            v_OI = shares[-1].mT @ samples.last.h[one] - total * g_OI
+            pushed = half.derivative_by(shares, across)
+            pushed = _Last(pushed.d - total * slope.d[other], pushed.h - total * slope.h[other])
+            curved_OI = part.mean_derivative(pushed)  # P H v
             found["noise_curvature"].append(_total(v_OI * curved_OI))
             # v' Sigma_P P H v: the sample in Sigma_P must not be the one in H
             weight = part.dot(v_OI) - _total(g_OI * v_OI)
             pairs = weight * (part.dot(curved_OI) - _total(g_OI * curved_OI)) * len(other)
-            same = weight * (part.dot_derivative(slope) - part.derivative_dot(slope, g_OI))
+            same = weight * (part.dot_derivative(pushed) - part.derivative_dot(pushed, g_OI))
             pick = _Picks(len(other), population)
             found["mixed_square"].append(pick.mean(pairs.sum(), same.sum()))
-            slope = half.derivative(centred(one, along_M[one] / len(one)))
-            found["mixed_along"].append(part.derivative_dot(slope, g_OI).mean())
+            found["mixed_along"].append(mixed_MM[one][:, other].mean())
     return {name: torch.stack(values).mean() for name, values in found.items()}

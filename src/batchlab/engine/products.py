@@ -40,6 +40,7 @@ _WIDER = _wider_than_mkl()
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 # Where oneDNN's call, some 18 us longer than MKL's, is worth it by measurement (decision 0006).
 _LEAST = 64  # columns, and rows that are summed over
+_MANY_ROWS = 256  # where a layer of few units and a sum of rows gain by another product of MKL's
 _LEAST_WORK = 2**21 if _WIDER else 2**24  # multiplications
 
 
@@ -79,8 +80,8 @@ def affine(
     """A dense layer of each replica: h w^T + b, or what of it is above zero (R, M, N)."""
     if _onednn(h_RMK, w_RNK.mT):
         return _layer(h_RMK, w_RNK, b_RN, relu)
-    if len(h_RMK) == 1 and h_RMK.is_cpu and w_RNK.shape[1] < _LEAST:
-        # MKL has long rows of few classes twice as fast as long columns.
+    if _many_rows(h_RMK) and w_RNK.shape[1] < _LEAST:
+        # MKL has few long rows twice as fast as few long columns.
         z_NM = torch.addmm(b_RN[0].unsqueeze(1), w_RNK[0], h_RMK[0].mT)
         z_RMN = z_NM.mT.contiguous().unsqueeze(0)
         return z_RMN.relu_() if relu else z_RMN
@@ -140,7 +141,7 @@ def change(c_RMN: torch.Tensor, a_RMK: torch.Tensor, b_RKN: torch.Tensor, factor
 
 def add_rows(c_RN: torch.Tensor, rows_RMN: torch.Tensor, factor: float) -> None:
     """Add `factor` times the sum of each replica's rows to c in place (R, N)."""
-    if len(c_RN) == 1 and c_RN.is_cpu and rows_RMN.dtype == c_RN.dtype:
+    if _many_rows(rows_RMN) and rows_RMN.dtype == c_RN.dtype:
         ones_1M = c_RN.new_ones(1, rows_RMN.shape[1])
         c_RN.addmm_(ones_1M, rows_RMN[0], alpha=factor)
     else:
@@ -158,6 +159,10 @@ def _layer(
     bias = None if b_RN is None else b_RN[0]
     z_MN: torch.Tensor = linear(h_RMK[0], w_RNK[0], bias, "relu" if relu else "none", [], "")
     return z_MN.unsqueeze(0)
+
+
+def _many_rows(a_RMN: torch.Tensor) -> bool:
+    return len(a_RMN) == 1 and a_RMN.is_cpu and a_RMN.shape[1] >= _MANY_ROWS
 
 
 def _onednn(a_RMK: torch.Tensor, b_RKN: torch.Tensor) -> bool:

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from batchlab.engine.passes import Pass, Walker
+from batchlab.engine.passes import ALL, Pass, Walker
 from batchlab.spec import Convention
 
 MEANS: tuple[Convention, ...] = ("mean-frozen", "mean-stepping", "mean-last")
@@ -35,18 +35,12 @@ class Sums:
         """`layers`: which to add up, by index from the input; the walker must be deep for more
         than the last."""
         self._walker, self._samples, self._layers = walker, samples, layers
-        frozen = walker.frozen()
-        # The walker's next pass overwrites these, and every batch size needs those asked for.
-        self.frozen = Pass(
-            tuple(h.clone() if k in layers and k else h for k, h in enumerate(frozen.inputs)),
-            tuple(u.clone() if k in layers else u for k, u in enumerate(frozen.updates)),
-        )
-        self._total = {k: self.frozen.sum(k, slice(None)) for k in layers}
+        self.frozen = walker.frozen()
+        self._total = {k: self.frozen.sum(k, ALL) for k in layers}
 
     def of(self, size: int, rate: float) -> Iterator[tuple[int, Convention, torch.Tensor]]:
         """Every layer's gradient (R, O, I) of the pass at batch size `size`, by convention."""
         short = self._samples % size
-        whole = slice(self._samples - short)
         tail = slice(self._samples - short, None)
         final = slice(self._samples - short - size, self._samples - short)
         if size == self._samples:  # of one step, which is at the starting weights
@@ -63,10 +57,12 @@ class Sums:
                 mean += self.frozen.sum(k, tail) * (1 / short - 1 / size)
             yield k, "mean-frozen", mean
             yield k, "sum-frozen", total
-            full, last = (self._gradient(passed, k, rows, rate) for rows in (whole, final))
-            rest = self._gradient(passed, k, tail, rate) if short else torch.zeros_like(full)
-            yield k, "mean-stepping", full + rest
-            yield k, "sum-stepping", size * full + short * rest
+            every, last = (self._gradient(passed, k, rows, rate) for rows in (ALL, final))
+            yield k, "mean-stepping", every
+            weighted = size * every
+            if short:
+                weighted -= (size - short) * self._gradient(passed, k, tail, rate)
+            yield k, "sum-stepping", weighted
             yield k, "mean-last", last
             yield k, "sum-last", size * last
 

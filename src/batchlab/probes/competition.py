@@ -16,31 +16,39 @@ from collections.abc import Mapping
 import torch
 
 from batchlab.record import ALL, Reading
+from batchlab.spec import batch_slices
 
+ROWS = 256  # of a matrix of inner products, at once
 BINS = 40  # of cosines, of equal width from -1 to 1
 
 
-def gram(d_BO: torch.Tensor, h_BI: torch.Tensor) -> torch.Tensor:
+def inner_products(h_BI: torch.Tensor) -> torch.Tensor:
+    """Those of a layer's inputs, plus one for its bias, in float64 (B, B)."""
+    return _square(h_BI).add_(1.0)
+
+
+def gram(d_BO: torch.Tensor, inner_BB: torch.Tensor) -> torch.Tensor:
     """The Gram matrix of one layer's per-sample gradients, weights and bias, in float64 (B, B).
 
     `d_BO` are gradients of each sample's own loss. A backward pass of the mean loss gives them
-    divided by B: multiply first. Raises `ValueError` where the two are not of the same samples.
+    divided by B: multiply first. `inner_BB` are the `inner_products` of the layer's inputs. Raises
+    `ValueError` where the two are not of the same samples.
     """
-    if d_BO.ndim != 2 or h_BI.ndim != 2 or len(d_BO) != len(h_BI):
-        raise ValueError(f"not of the same samples: {tuple(d_BO.shape)}, {tuple(h_BI.shape)}")
-    d, h = d_BO.detach().double(), h_BI.detach().double()
-    return (h @ h.T).add_(1.0).mul_(d @ d.T)
+    samples = d_BO.shape[:1]
+    if d_BO.ndim != 2 or inner_BB.shape != samples * 2:
+        raise ValueError(f"not of the same samples: {tuple(d_BO.shape)}, {tuple(inner_BB.shape)}")
+    return _square(d_BO).mul_(inner_BB)
 
 
 def grams(pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """`gram` of every layer's `(d_BO, h_BI)` under the layer's name, and of `all` together.
+    """`gram` of every layer's `(d_BO, inner_BB)` under the layer's name, and of `all` together.
 
     A layer's matrix is of its weight and bias as one vector. Raises `ValueError` where there is
     no layer, or `gram` does.
     """
     if not pairs:
         raise ValueError("no layers were given")
-    each = {layer: gram(d_BO, h_BI) for layer, (d_BO, h_BI) in pairs.items()}
+    each = {layer: gram(d_BO, inner_BB) for layer, (d_BO, inner_BB) in pairs.items()}
     return each | {ALL: torch.stack(list(each.values())).sum(0)}
 
 
@@ -117,6 +125,16 @@ def cosine_bins(counts: torch.Tensor) -> list[tuple[float, float, int]]:
     width = 2 / BINS
     edges = [(-1 + k * width, -1 + (k + 1) * width) for k in range(BINS)]
     return [(low, high, n) for (low, high), n in zip(edges, counts.tolist(), strict=True)]
+
+
+def _square(a_BI: torch.Tensor) -> torch.Tensor:
+    """a a^T in float64, of which only one half is computed (B, B)."""
+    a = a_BI.detach().double()
+    found = a.new_empty(len(a), len(a))
+    for rows in batch_slices(len(a), ROWS):
+        found[rows, : rows.stop] = a[rows] @ a[: rows.stop].T
+        found[: rows.start, rows] = found[rows, : rows.start].T
+    return found
 
 
 def _cosines(gram_BB: torch.Tensor) -> torch.Tensor:

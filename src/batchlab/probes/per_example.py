@@ -18,6 +18,7 @@ by less than `TOLERANCE`, and examples that went forward twice on purpose, which
 Shapes: B examples, P parameters, M micro-batches.
 """
 
+from collections.abc import Iterable
 from functools import partial
 from math import hypot, isfinite, sqrt
 from typing import Literal, cast
@@ -216,7 +217,7 @@ class PerExampleNorms(Gatherer):
                 )
         return first
 
-    def _attach(self) -> list[Removable]:
+    def _attach(self) -> Iterable[Removable]:
         for hook in self._hooks:
             hook.put_on()
         return self._hooks
