@@ -3,9 +3,11 @@
 With steps 1 + N/B and seconds a + B, time is least at B = sqrt(N a).
 """
 
+from math import exp, inf, log
+
 import pytest
 
-from batchlab.advice.recommend import REACH, recommend
+from batchlab.advice.recommend import REACH, joined, recommend
 from batchlab.analysis.branches import compare
 from batchlab.analysis.intervals import Interval
 from tests.advice.made import SIZES, about, machine
@@ -72,6 +74,34 @@ def test_where_they_disagree_the_branches_are_followed() -> None:
     assert not told.open
     alone = recommend(about(4000, 1.2), 16, about(100), machine(floor=64))
     assert alone.prediction.rows[0].steps.effect != told.prediction.rows[0].steps.effect
+
+
+def test_where_they_do_not_both_have_a_say() -> None:
+    """By how sure each is: the noise scale's interval is five times as wide either way."""
+    comparison = compare(16, branches(60, spread=0.2))
+    own, noise = comparison.critical, about(150, 1.2)
+    told, source = joined(comparison, noise)
+    assert source == "branches and noise scale"
+    s, t = log(own.high / own.effect), log(5 * 1.2)
+    middle = (log(own.effect) / s**2 + log(150) / t**2) / (1 / s**2 + 1 / t**2)
+    assert told.effect == pytest.approx(exp(middle))
+    assert own.effect < told.effect < 150
+    assert told.high / told.effect == pytest.approx(exp((1 / s**2 + 1 / t**2) ** -0.5))
+    assert told.effect / told.low < own.effect / own.low
+    answer = recommend(noise, 16, about(100), machine(floor=64), comparison)
+    assert (answer.critical, answer.source) == (told, source)
+
+
+def test_sure_branches_have_all_of_it() -> None:
+    comparison = compare(16, branches(60, spread=0.001))
+    told, _ = joined(comparison, about(64))
+    assert told.effect == pytest.approx(comparison.critical.effect, rel=0.01)
+
+
+@pytest.mark.parametrize("noise", [Interval(60, 0.0, 90, 9), Interval(60, 40, inf, 9)])
+def test_what_is_open_is_not_joined(noise: Interval) -> None:
+    comparison = compare(16, branches(60, spread=0.2))
+    assert joined(comparison, noise) == (comparison.critical, "branches")
 
 
 def test_branches_that_decide_nothing_give_no_answer() -> None:

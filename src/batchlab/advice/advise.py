@@ -13,7 +13,7 @@ from batchlab.advice.branches import COST, Plan, branch, plan
 from batchlab.advice.keep import Keep
 from batchlab.advice.present import Present, Say, run_present
 from batchlab.advice.rates import Rule
-from batchlab.advice.recommend import Recommendation, recommend
+from batchlab.advice.recommend import Recommendation, joined, recommend
 from batchlab.advice.tuning import Tuned, tune
 from batchlab.analysis.branches import Comparison, compare
 from batchlab.analysis.intervals import Interval
@@ -124,7 +124,7 @@ class _Sitting:
             first = rule
 
             def judge(comparison: Comparison) -> tuple[Rule, Recommendation]:
-                known = first.tuned(1.0, _known(comparison.critical, noise))
+                known = first.tuned(1.0, _known(joined(comparison, noise)[0], noise))
                 return known, recommend(noise, size, run.steps, through, comparison, known.at)
 
             def decided(comparison: Comparison) -> bool:
@@ -292,5 +292,5 @@ def _place(size: int, ratios: dict[float, list[float]]) -> Comparison | None:
 
 
 def _known(critical: Interval, noise: Interval) -> Interval:
-    """What the learning-rate rule is told: the branches' B_crit where they decide it."""
+    """What the learning-rate rule is told: B_crit as tested, where that is decided."""
     return critical if critical.low > 0 and critical.high < inf else noise

@@ -1,14 +1,14 @@
 """From noise scale, throughput and branches to the answer, or that there is none.
 
 Without branches the answer is a prediction from the noise scale, which may be off B_crit by
-`FACTOR` either way: only what holds all over that is told. With branches it is their own B_crit
-that steps are predicted from; where they do not decide and agree with the noise scale, the noise
-scale within their margin.
+`FACTOR` either way: only what holds all over that is told. With branches steps are predicted from
+their own B_crit and, unless they disagree, from that noise scale too, each by how sure it is; where
+this does not decide and they agree, from the noise scale within their margin.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import inf
+from math import exp, inf, log
 from typing import Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from batchlab.analysis.intervals import LEVEL, Condition, Interval
 from batchlab.analysis.prediction import DRAWS, REGRET, Anchored, Choice, Prediction, predict
 from batchlab.analysis.throughput import Throughput
 
+Source = Literal["noise scale", "branches", "branches and noise scale"]
 Tested = Literal["agreed", "disagreed", "undecided", "not tested"]
 VERDICTS: dict[str, Tested] = {
     "supported": "agreed",
@@ -36,7 +37,7 @@ class Recommendation:
 
     choice: Choice | None
     prediction: Prediction
-    source: Literal["noise scale", "branches"]
+    source: Source
     critical: Interval
     tested: Tested
     condition: Condition | None
@@ -69,10 +70,11 @@ def recommend(
         return _of(source, throughput, told, "noise scale", "not tested", None, rule)
     condition = agreement(comparison, noise)
     tested = VERDICTS[condition.verdict]
+    critical, by = joined(comparison, noise)
     tried = [batch_size, *comparison.ratios]
     near = [b for b in told if min(tried) / REACH <= b <= max(tried) * REACH]
-    branched = Anchored(_closed(comparison.critical, noise), batch_size, steps)
-    answer = _of(branched, throughput, near, "branches", tested, condition, rule)
+    branched = Anchored(critical, batch_size, steps)
+    answer = _of(branched, throughput, near, by, tested, condition, rule)
     if answer.choice is None and tested == "agreed":
         narrow = Anchored(noise, batch_size, steps, 1 + MARGIN)
         other = _of(narrow, throughput, near, "noise scale", tested, condition, rule)
@@ -84,6 +86,34 @@ def _finer(sizes: list[float]) -> list[float]:
     """With 3/2 of every even size whose double was timed too; seconds there are between both."""
     between = [1.5 * b for b in sizes if 2 * b in sizes and b % 2 == 0]
     return sorted({*sizes, *between})
+
+
+def joined(comparison: Comparison, noise: Interval) -> tuple[Interval, Source]:
+    """B_crit by the branches, and by an untested noise scale too unless they disagree with it.
+
+    Both have half normals of the logarithm on either side of their effect, as in `Anchored`. The
+    effect is the mean of both by the precisions of the sides that face each other, and each side
+    has the sum of both precisions there. Where either is open, the branches' alone, closed.
+    """
+    own = comparison.critical
+    prior = Interval(noise.effect, noise.low / FACTOR, noise.high * FACTOR, noise.n)
+    if agreement(comparison, noise).verdict == "refuted" or not (_decided(own) and _decided(prior)):
+        return _closed(own, noise), "branches"
+    below, above = sorted((own, prior), key=lambda interval: interval.effect)
+    down, up = _half(above)[0] ** -2, _half(below)[1] ** -2
+    effect = exp((log(above.effect) * down + log(below.effect) * up) / (down + up))
+    halves = zip(_half(own), _half(prior), strict=True)
+    least, most = (exp((a**-2 + b**-2) ** -0.5) for a, b in halves)
+    return Interval(effect, effect / least, effect * most, own.n), "branches and noise scale"
+
+
+def _decided(interval: Interval) -> bool:
+    return 0 < interval.low < interval.effect < interval.high < inf
+
+
+def _half(interval: Interval) -> tuple[float, float]:
+    """How far the ends are from the effect, in the logarithm."""
+    return log(interval.effect / interval.low), log(interval.high / interval.effect)
 
 
 def _closed(critical: Interval, noise: Interval) -> Interval:
@@ -102,7 +132,7 @@ def _of(
     steps: Anchored,
     throughput: Throughput,
     sizes: list[float],
-    source: Literal["noise scale", "branches"],
+    source: Source,
     tested: Tested,
     condition: Condition | None,
     rule: Callable[[float], Interval] | None,
