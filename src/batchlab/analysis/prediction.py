@@ -150,7 +150,8 @@ class Choice(NamedTuple):
     """Sizes to take: all of `sizes` are within the tolerance of the best.
 
     `possible`: sizes that may be, for all the intervals say. `over` is what `best` costs over
-    the best of each draw; its high end is what the answer may be wrong by.
+    the best of each draw; its high end is what the answer may be wrong by, and `best` is the one
+    of `sizes` where that is least.
     """
 
     low: float
@@ -233,7 +234,7 @@ def _choose(
             f"the best size may be any from {first:g} to {last:g}, and no size tried is sure to be"
             f" near it: {size_B[near]:g} may cost {high_B[near] - 1:.0%} more"
         )
-    k = int(np.where(sure_B, over_B, inf).argmin())
+    k = int(np.where(sure_B, high_B, inf).argmin())  # of a flat course the least is anywhere
     good, possible = size_B[good_B].tolist(), size_B[low_B <= 1 + tolerance].tolist()
     whole = "as predicted" if cases == 1 else "whatever the noise scale in its interval"
     reason = (
