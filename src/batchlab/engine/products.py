@@ -40,8 +40,8 @@ _WIDER = _wider_than_mkl()
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 # Where oneDNN's call, some 18 us longer than MKL's, is worth it by measurement (decision 0006).
 _LEAST = 64  # columns, and rows that are summed over
-_MANY_ROWS = 256  # where a layer of few units and a sum of rows gain by another product of MKL's
 _LEAST_WORK = 2**21 if _WIDER else 2**24  # multiplications
+_MANY_ROWS = 256  # where a layer of few units and a sum of rows gain by another product of MKL's
 
 
 @contextmanager
