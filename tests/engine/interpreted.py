@@ -6,10 +6,13 @@ before. On a GPU kernels are compiled, and nothing here is used.
 """
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from multiprocessing.pool import Pool
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +38,22 @@ def prepare() -> None:
     interpreter._patch_lang_tensor = patch_tensor
     # Arguments are used where they lie, so that nothing is to be copied back.
     interpreter.GridExecutor._restore_args_dev = lambda *_: None
+
+
+def passes(module: str, call: str) -> None:
+    """A call in a test module passes by the interpreter, in a process of its own."""
+    code = (
+        "from tests.engine.interpreted import prepare; prepare(); "
+        f"import {module} as module; module.{call}; print('passed')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == "passed", done.stderr
 
 
 def program(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

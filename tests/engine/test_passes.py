@@ -60,12 +60,12 @@ def walk(
     *,
     deep: bool = True,
     replicas: int = 1,
-    history: torch.dtype | None = None,
+    blocked: bool = False,
 ) -> list[torch.Tensor]:
     x, y = samples(layers[0].weight.dtype)
     with torch.no_grad():
         stacked = x.expand(replicas, *x.shape), y.expand(replicas, -1)
-        walker = Walker(layers, *stacked, deep=deep, history=history)
+        walker = Walker(layers, *stacked, deep=deep, blocked=blocked)
         done = walker.walk(size, RATE)
         every = slice(None)
         return [done.sum(k, every)[-1] / -RATE for k in range(len(layers))]
@@ -73,16 +73,14 @@ def walk(
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 16, 64, SAMPLES])
 @pytest.mark.parametrize("hidden", WIDTHS)
-@pytest.mark.parametrize("how", ["compiled", "products", "replicas", "history"])
+@pytest.mark.parametrize("how", ["compiled", "products", "replicas", "blocked"])
 def test_every_layer_beside_autograd(
     hidden: str, size: int, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passes, "SMALL", 1000 if how in ("compiled", "history") else 0)
+    monkeypatch.setattr(passes, "SMALL", 1000 if how in ("compiled", "blocked") else 0)
     layers = perceptron(WIDTHS[hidden])
-    replicas = 3 if how in ("replicas", "history") else 1
-    mine_by_layer = walk(
-        layers, size, replicas=replicas, history=torch.float64 if how == "history" else None
-    )
+    replicas = 3 if how in ("replicas", "blocked") else 1
+    mine_by_layer = walk(layers, size, replicas=replicas, blocked=how == "blocked")
     for mine, theirs in zip(mine_by_layer, autograd(layers, size), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
 
@@ -121,12 +119,12 @@ def test_the_first_batch_is_what_a_walk_makes_of_it(
         torch.testing.assert_close(one, other, rtol=kind, atol=kind / 100)
 
 
-@pytest.mark.parametrize("history", [None, torch.float64])
-def test_the_last_layer_alone(history: torch.dtype | None) -> None:
+@pytest.mark.parametrize("blocked", [False, True])
+def test_the_last_layer_alone(*, blocked: bool) -> None:
     layers = perceptron(WIDTHS["two"])
     for size in (1, 3, 20, SAMPLES):
         shallow, deep = (
-            walk(layers, size, deep=deep, history=history)[-1] for deep in (False, True)
+            walk(layers, size, deep=deep, blocked=blocked)[-1] for deep in (False, True)
         )
         torch.testing.assert_close(shallow, deep, rtol=1e-12, atol=0)
 
@@ -195,26 +193,8 @@ def test_small_batches_of_single_precision_data_are_walked_in_double() -> None:
             error = float((mine - theirs).norm() / theirs.norm())
             assert error < (1e-10 if small else 1e-4)
     with torch.no_grad():  # what is measured on them is single again
-        sums = Sums(Walker(layers, x[None], y[None], deep=False), SAMPLES, [2])
+        sums = Sums(Walker(layers, x[None], y[None], deep=False), SAMPLES, 2, 0)
         assert {g.dtype for size in (1, 35) for *_, g in sums.of(size, RATE)} == {torch.float32}
-
-
-def test_a_history_in_single_precision_rounds_that_alone() -> None:
-    layers = perceptron(WIDTHS["three"], torch.float32)
-    x, y = samples(torch.float32)
-    with torch.no_grad():
-        for size in (1, 4, passes.SMALL):
-            single, double = (
-                Walker(layers, x[None], y[None], deep=True, history=dtype).walk(size, RATE)
-                for dtype in (torch.float32, torch.float64)
-            )
-            assert [u.dtype for u in single.updates] == [*[torch.float32] * 3, torch.float64]
-            assert {u.dtype for u in double.updates} == {torch.float64}
-            for k in range(len(layers)):
-                mine, exact = (done.sum(k, slice(None)) for done in (single, double))
-                assert mine.dtype == torch.float64
-                error = float((mine - exact).norm() / exact.norm())
-                assert 0 < error < 1e-7
 
 
 def test_without_the_compiler_products_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from batchlab.engine.draws import trial_draw
 from batchlab.engine.state import RunState
 from batchlab.engine.train import initial_model, train
-from batchlab.engine.trials import TrialState, run_trials
+from batchlab.engine.trials import TrialState, _chunks, run_trials
 from batchlab.record import FIRST_ORDER, PER_SAMPLE
 from batchlab.spec import CONVENTIONS, Convention, TrialsSpec, UserError
 from tests import toy
@@ -144,12 +144,31 @@ def test_one_batch_of_all_samples_makes_the_readings_one(start: RunState) -> Non
 def test_neighbours_do_not_matter(start: RunState, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = trials(detailed=1)
     alone = run_trials(spec, start, toy.data(torch.float64))
-    monkeypatch.setattr("batchlab.engine.trials._side_by_side", lambda *_: 4)
-    together = run_trials(spec, start, toy.data(torch.float64))
-    found = [{tuple(r[:6]): r.value for r in state.records} for state in (alone, together)]
-    assert found[0].keys() == found[1].keys()
-    for key, value in found[0].items():
-        assert found[1][key] == pytest.approx(value, rel=1e-9, abs=1e-12, nan_ok=True), key
+    right = {tuple(r[:6]): r.value for r in alone.records}
+    # All at once; four, two of them in detail, and two.
+    monkeypatch.setattr("batchlab.engine.measure.Measure.bytes_each", lambda _, deep: 1 + deep)
+    for room in (10.0, 6.0):
+        monkeypatch.setattr("batchlab.engine.trials._room", lambda _, room=room: room)
+        together = run_trials(spec, start, toy.data(torch.float64))
+        found = {tuple(r[:6]): r.value for r in together.records}
+        assert found.keys() == right.keys()
+        for key, value in right.items():
+            assert found[key] == pytest.approx(value, rel=1e-9, abs=1e-12, nan_ok=True), key
+
+
+def test_chunks_are_what_there_is_room_for() -> None:
+    spec = trials(detailed=1)  # of three draws in two orders
+    every = [(draw, order) for draw in range(3) for order in range(2)]
+
+    def sizes(done: int, room: float) -> list[int]:
+        chunks = _chunks(spec, done, lambda deep: 1 + deep, room)
+        assert [one for chunk in chunks for one in chunk] == every[done:]
+        return [len(chunk) for chunk in chunks]
+
+    assert sizes(0, 0.0) == [1] * 6
+    assert sizes(0, 6.0) == [4, 2]
+    assert sizes(1, 6.0) == [5]
+    assert sizes(6, 6.0) == []
 
 
 def test_threads_do_not_matter_to_the_bit(start: RunState) -> None:

@@ -6,9 +6,8 @@ With n rows of history, keys k_t and values v_t, and a query q,
     out += sum_t weight_t v_t             `mix`
 
 Each half reads its part of the history once for up to `BATCH` queries, and is bound by that
-reading: the history may be stored in single precision, while every number is converted as it comes
-and all products and sums are in double. Each sum is taken in one fixed order, whatever the number
-of replicas.
+reading. All products and sums are in double, and each sum is taken in one fixed order, whatever the
+number of replicas.
 
 A thread has a sum of its own for each of its rows (or columns) and each query, so that threads meet
 once a program and not once a tile. Nothing that changes from step to step is part of a kernel's
@@ -24,13 +23,14 @@ import triton
 import triton.language as tl
 
 from batchlab.engine.attend import FEW
+from batchlab.engine.loop import BLOCK
 
-VECTOR = tl.constexpr(4)  # numbers that a thread loads at once: 16 bytes of single precision
-MOST = FEW  # a name of its own, for a benchmark to try others
+VECTOR = tl.constexpr(4)  # numbers of a row that a thread loads after each other
 WARPS = 4
 # A tile of `scores` has fewer columns than the program threads: else every part of a query would
 # take the way through shared memory, with a barrier, instead of being read by all who need it.
 SCORES: dict[str, Any] = {"ROWS": 32, "TILE": 64, "REPEATS": 2}
+BLOCKS: dict[str, Any] = {"ROWS": 8, "TILE": 64, "REPEATS": 1}  # of a history of a block's length
 MIX: dict[str, Any] = {"ROWS": 16, "TILE": 128, "SUMS": WARPS}
 
 
@@ -69,7 +69,7 @@ def scores(
             columns = start + tl.arange(0, TILE)
             inside = (rows[:, None] < n) & (columns[None, :] < WIDTH)
             at = rows[:, None] * WIDTH + columns[None, :]
-            tile = tl.load(keys + at, inside, 0.0).to(tl.float64)
+            tile = tl.load(keys + at, inside, 0.0)
             more = ()
             for b in tl.static_range(BATCH):
                 known = (columns < WIDTH) & (first + b < batch)
@@ -118,7 +118,7 @@ def mix(
         rows = start + tl.arange(0, ROWS)
         inside = (rows[:, None] < n) & (columns[None, :] < WIDTH)
         at = rows[:, None] * WIDTH + columns[None, :]
-        tile = tl.load(values + at, inside, 0.0).to(tl.float64)
+        tile = tl.load(values + at, inside, 0.0)
         more = ()
         for b in tl.static_range(BATCH):
             known = (rows < n) & (first + b < batch)
@@ -137,8 +137,8 @@ def launch_scores(keys_RTW: torch.Tensor, queries_RBW: torch.Tensor, bias: float
     replicas, n, width = keys_RTW.shape
     batch = queries_RBW.shape[1]
     out_RBT = queries_RBW.new_empty(replicas, batch, n)
-    most = _queries(batch)
-    stretches = triton.cdiv(n, SCORES["ROWS"] * SCORES["REPEATS"])
+    most, tiles = _queries(batch), BLOCKS if n <= BLOCK else SCORES
+    stretches = triton.cdiv(n, tiles["ROWS"] * tiles["REPEATS"])
     scores[(triton.cdiv(batch, most), stretches, replicas)](
         keys_RTW,
         queries_RBW,
@@ -150,7 +150,7 @@ def launch_scores(keys_RTW: torch.Tensor, queries_RBW: torch.Tensor, bias: float
         WIDTH=width,
         BATCH=most,
         num_warps=WARPS,
-        **SCORES,
+        **tiles,
     )
     return out_RBT
 
@@ -178,7 +178,7 @@ def launch_mix(out_RBW: torch.Tensor, weights_RBT: torch.Tensor, values_RTW: tor
 
 def _queries(batch: int) -> int:
     """Queries of one reading: a power of two, so that few kernels do for all batch sizes."""
-    return min(MOST, int(triton.next_power_of_2(batch)))
+    return min(FEW, int(triton.next_power_of_2(batch)))
 
 
 def _samples(history_RTW: torch.Tensor) -> int:

@@ -78,25 +78,26 @@ class Measure:
         # A draw's orders come one after another, and a thread may be at the next draw already.
         self._start = lru_cache(maxsize=2)(self._start_of)
 
-    def bytes_each(self, *, deep: bool) -> int:
+    def bytes_each(self, deep: bool) -> int:
         """Memory that a trial needs, about, as one of many side by side.
 
         The table of its samples' inner products and the first layer's output, in single precision
         and in double; every layer's inputs and updates, of the passes in double, of those in
-        single, at the starting weights, and under way; weights of its own at large batch sizes;
-        and where it is `deep` sums of all layers' gradients, by several conventions.
+        single, at the starting weights, and under way; weights of its own, in double or at large
+        batch sizes in single; and where it is `deep` sums of all layers' gradients, by several
+        conventions.
         """
         widths, samples = [len(b) for b in self._biases], self._spec.samples
         row = self._weights[0].shape[1] + 3 * (samples + widths[0]) + 10 * sum(widths)
-        weights = sum(w.numel() for w in self._weights[1:])
+        weights = 3 * sum(w.numel() for w in self._weights[1:])
         if deep:
             weights += 6 * sum(w.numel() for w in self._weights)
         return (samples * row + weights) * self._weights[0].element_size()
 
     def __call__(self, passes: Sequence[tuple[int, int]]) -> Measured:
-        """All of these passes are of detailed draws, or none is."""
+        """Draw by draw, so that those in detail come first."""
         spec, out = self._spec, Measured(len(passes))
-        deep = passes[0][0] < spec.detailed
+        deep = sum(draw < spec.detailed for draw, _ in passes)
         orders = [self._order(order) for _, order in passes]
         sets = {draw: self._set(draw) for draw in {draw for draw, _ in passes}}
         rows_RM = torch.stack(
@@ -104,24 +105,25 @@ class Measure:
         )
         x_RMI, y_RM = self._data.train_x[rows_RM], self._data.train_y[rows_RM]
         last = len(self._layers) - 1
-        wanted = range(last + 1) if deep else [last]
         directions: dict[int, torch.Tensor] = {}
         with torch.no_grad():
             if spec.orders > 1 and len(passes) == 1:  # many side by side go through draws too fast
                 start = self._start(passes[0][0]).ordered(orders[0])
             else:
                 start = Start.of(self._layers, x_RMI, y_RM)
-            walker = Walker(self._layers, x_RMI, y_RM, deep=deep, start=start)
-            sums = Sums(walker, spec.samples, wanted)
+            walker = Walker(self._layers, x_RMI, y_RM, deep=deep > 0, start=start)
+            sums = Sums(walker, spec.samples, last, deep)
             for size in spec.batch_sizes:
                 for k, convention, gradient_ROI in sums.of(size, spec.learning_rate):
                     if convention in spec.conventions:
-                        self._sum(out, passes, size, k, convention, gradient_ROI)
+                        of = passes[: len(gradient_ROI)]
+                        self._sum(out, of, size, k, convention, gradient_ROI)
                         if deep and k == last and convention == CROSSED:
-                            directions[size] = F.normalize(gradient_ROI.flatten(1).double())
+                            direction = F.normalize(gradient_ROI[:deep].flatten(1).double())
+                            directions[size] = direction
             if deep:
-                self._directions(out, passes, directions)
-                for r, (draw, order) in enumerate(passes):
+                self._directions(out, passes[:deep], directions)
+                for r, (draw, order) in enumerate(passes[:deep]):
                     if order == 0:
                         self._samples(out, draw, y_RM[r], start, r)
         return out

@@ -14,7 +14,8 @@ after it: nothing is propagated down from there unless it is asked for.
 
 Passes of many small steps run in double precision whatever the data are in: in single, one unit in
 some millions lies so near zero that rounding decides its side, and its pass then ends elsewhere
-(decision 0004). On CUDA these leave the hidden layers' weights alone as well (`history.py`).
+(decision 0004). On CUDA these change the hidden layers' weights a block of steps at a time
+(`blocked.py`).
 
 Shapes: R trials side by side, M samples of a trial, I and O inputs and outputs of a layer.
 """
@@ -25,7 +26,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import nn
 
-from batchlab.engine.history import History
+from batchlab.engine.blocked import Blocked
 from batchlab.engine.loop import BLOCK, Loop, block_size, can_compile, divide
 from batchlab.engine.mlp import residual
 from batchlab.engine.products import add_product, change, product
@@ -46,6 +47,10 @@ class Pass(NamedTuple):
     inputs: tuple[torch.Tensor, ...]  # h (R, M, I): each layer's inputs at its samples' step
     updates: tuple[torch.Tensor, ...]  # u (R, M, O): -(rate / b) times the output's gradient
     changes: tuple[torch.Tensor, ...] = ()  # of all but the first and last weights, where known
+
+    def first(self, trials: int) -> Self:
+        """Those of the first so many trials."""
+        return type(self)(*(tuple(of_R[:trials] for of_R in of) for of in self))
 
     def sum(self, layer: int, rows: slice, dtype: torch.dtype | None = None) -> torch.Tensor:
         """The change of a layer's weights by the steps on these samples (R, O, I).
@@ -122,48 +127,34 @@ class Walker:
         y_RM: torch.Tensor,
         *,
         deep: bool,
-        history: torch.dtype | None = None,
+        blocked: bool | None = None,
         start: Start | None = None,
     ) -> None:
         """`deep` asks for the updates of every layer at every step, the last one included.
 
-        `start` is that of `x_RMI`, where it is known. With `history` passes in double
-        go without weights of the trials' own, and keep what they are computed from in that
-        precision (`history.py`); left out, so do those on CUDA, in double: in single precision one
-        pass in some sixty has a unit that changes its side.
+        `start` is that of `x_RMI`, where it is known. `blocked` passes in double change their
+        weights a block of steps at a time (`blocked.py`); left out, those on CUDA are.
         """
         self._y_RM, self._deep = y_RM, deep
-        if history is None and x_RMI.is_cuda:
-            history = torch.float64
+        blocked = x_RMI.is_cuda if blocked is None else blocked
         replicas, samples = y_RM.shape
         start = start or Start.of(layers, x_RMI, y_RM)
         self._weights, self._biases = start.weights
         self._loops: dict[int, Loop] = {}  # by their parts
         self._exact: Walker | None = None
-        self._history: History | None = None
+        self._blocked: Blocked | None = None
         dtype = self._biases[0].dtype
         self._own = start.own
         self._first_RMO, self._gram_RMM = start.first.to(dtype), start.gram.to(dtype)
         if dtype != torch.float64:
             exact = start._replace(weights=start.exact)
-            self._exact = Walker(layers, x_RMI, y_RM, deep=deep, history=history, start=exact)
+            self._exact = Walker(layers, x_RMI, y_RM, deep=deep, blocked=blocked, start=exact)
         # Every pass is written over the one before it: fresh memory costs as much as a product.
-        # A history may be in less than the precision of the pass: fewer bytes to read at every
-        # step. What the last layer's gradient is made of is none.
-        by_history = history is not None and dtype == torch.float64 and len(layers) > 1
-        last = len(layers) - 1
-        kept = [history if history is not None and by_history else dtype] * last + [dtype]
-        rooms = [
-            x_RMI.new_empty((replicas, samples, weight.shape[1]), dtype=kept[k])
-            for k, weight in enumerate(self._weights)
-        ]
+        rooms = [x_RMI.new_empty((replicas, samples, len(b)), dtype=dtype) for b in self._biases]
         self._updates = tuple(rooms)
-        self._inputs = (
-            x_RMI,
-            *(torch.empty_like(u, dtype=kept[k + 1]) for k, u in enumerate(rooms[:-1])),
-        )
-        if by_history:
-            self._history = History(
+        self._inputs = (x_RMI, *(torch.empty_like(u) for u in rooms[:-1]))
+        if blocked and dtype == torch.float64 and len(layers) > 1:
+            self._blocked = Blocked(
                 self._weights,
                 self._biases,
                 self._first_RMO,
@@ -188,8 +179,8 @@ class Walker:
         """
         if size <= SMALL and self._exact is not None:
             return self._exact.walk(size, rate)
-        if size <= SMALL and self._history is not None:
-            self._history.walk(size, rate, deep=self._deep)
+        if size <= SMALL and self._blocked is not None:
+            self._blocked.walk(size, rate, deep=self._deep)
             return Pass(self._inputs, self._updates)
         if (
             size <= SMALL

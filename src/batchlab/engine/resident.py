@@ -3,15 +3,13 @@
 Shapes: N samples of a stretch of steps, I inputs.
 """
 
-import subprocess
 import warnings
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.util import find_spec
 
 import torch
 from torch import nn
 
+from batchlab.engine.launching import can_launch
 from batchlab.engine.step import InPlaceSGD, PlainSGD
 
 RESIDENT = 4  # up to this batch size: beyond, its registers spill (docs/engine.md)
@@ -79,24 +77,7 @@ def division(layers: list[nn.Linear]) -> Division | None:
     if device.type != "cuda" or not all(_simple(p) for layer in layers for p in layer.parameters()):
         return None
     one = divide(layers, torch.cuda.get_device_properties(device).multi_processor_count)
-    return one if one is not None and _can_launch() else None
-
-
-@lru_cache
-def _can_launch() -> bool:
-    """Whether Triton is there (PyTorch's builds for CUDA bring it) and can start a kernel: what
-    does so it has built by a C compiler, with Python's headers."""
-    if find_spec("triton") is None:
-        return False
-    from triton.runtime import driver
-
-    try:
-        _ = driver.active.utils
-    except (RuntimeError, OSError, ImportError, subprocess.SubprocessError) as error:
-        first = (str(error).splitlines() or [""])[0]
-        warnings.warn(f"small batches take plain steps: {first}", RuntimeWarning, stacklevel=2)
-        return False
-    return True
+    return one if one is not None and can_launch() else None
 
 
 def _simple(parameter: nn.Parameter) -> bool:

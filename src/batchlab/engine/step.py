@@ -257,7 +257,7 @@ class ClosedForm(ByOptimizer):
 
     def steps(self, x_NI: torch.Tensor, y_N: torch.Tensor, size: int) -> None:
         """Batch by batch; the first output gradient is finite just where the loss is."""
-        gradients = [(_gradient(m.weight), _gradient(m.bias)) for m in self._layers]
+        gradients = [(gradient_of(m.weight)[None], gradient_of(m.bias)[None]) for m in self._layers]
         for rows in batch_slices(len(x_NI), size):
             x_RBI, y_RB = x_NI[rows].unsqueeze(0), y_N[rows].unsqueeze(0)
             for index, d, h in mlp.backward(
@@ -274,11 +274,11 @@ class ClosedForm(ByOptimizer):
             self._optimizer.step()
 
 
-def _gradient(parameter: torch.Tensor) -> torch.Tensor:
-    """The parameter's `grad` as a stack of one."""
+def gradient_of(parameter: torch.Tensor) -> torch.Tensor:
+    """The parameter's `grad`, made where there is none."""
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad.unsqueeze(0)
+    return parameter.grad
 
 
 def torch_optimizer(
@@ -314,13 +314,17 @@ def stepper(model: nn.Module, phase: Phase, matmul: Matmul = "float32") -> Stepp
     The compiled loop and the resident kernel take no part in `matmul`: what they wait for is
     memory, and they multiply in full.
     """
-    # A variant of what is here, so that it can't be imported before.
+    # Variants of what is here, so that they can't be imported before.
+    from batchlab.engine.pointwise import PointwiseOptimizer, PointwiseSGD, suits
     from batchlab.engine.resident import RESIDENT, ResidentSGD, division
 
     layers = mlp.linear_layers(model)
     if layers is None:
         return Autograd(model, phase, matmul)
+    pointwise = matmul != "bf16" and suits(layers)
     if not phase.optimizer.plain:
+        if pointwise:
+            return PointwiseOptimizer(model, layers, phase, matmul)
         if layers[0].weight.is_cuda:  # autograd's graphs replay there as fast as any
             return Autograd(model, phase, matmul)
         return ClosedForm(model, layers, phase, matmul)
@@ -328,4 +332,6 @@ def stepper(model: nn.Module, phase: Phase, matmul: Matmul = "float32") -> Stepp
         return CompiledSGD(layers, phase.learning_rate)
     if phase.batch_size <= RESIDENT and (parts := division(layers)) is not None:
         return ResidentSGD(layers, phase.learning_rate, parts)
+    if pointwise:
+        return PointwiseSGD(layers, phase.learning_rate, matmul)
     return InPlaceSGD(layers, phase.learning_rate, matmul)

@@ -17,7 +17,7 @@ Shapes: R trials side by side, M samples of a trial, B of a batch, I and O input
 layer.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 
@@ -31,15 +31,20 @@ SUMS: tuple[Convention, ...] = ("sum-frozen", "sum-stepping", "sum-last")
 class Sums:
     """The gradients of R trials' passes, at one batch size after another."""
 
-    def __init__(self, walker: Walker, samples: int, layers: Sequence[int]) -> None:
-        """`layers`: which to add up, by index from the input; the walker must be deep for more
-        than the last."""
-        self._walker, self._samples, self._layers = walker, samples, layers
+    def __init__(self, walker: Walker, samples: int, last: int, deep: int) -> None:
+        """Of the last layer, with this index from the input, and of all layers of the first `deep`
+        trials, for which the walker must be deep."""
+        self._walker, self._samples = walker, samples
+        self._last, self._deep = last, deep
         self.frozen = walker.frozen()
-        self._total = {k: self.frozen.sum(k, ALL) for k in layers}
+        layers = range(last + 1) if deep else [last]
+        self._total = {k: self._of(self.frozen, k).sum(k, ALL) for k in layers}
 
     def of(self, size: int, rate: float) -> Iterator[tuple[int, Convention, torch.Tensor]]:
-        """Every layer's gradient (R, O, I) of the pass at batch size `size`, by convention."""
+        """Every layer's gradient (R, O, I) of the pass at batch size `size`, by convention.
+
+        R are the first `deep` trials where the layer is not the last.
+        """
         short = self._samples % size
         tail = slice(self._samples - short, None)
         final = slice(self._samples - short - size, self._samples - short)
@@ -50,11 +55,10 @@ class Sums:
                     yield k, all_, total
             return
         passed = self._walker.walk(size, rate)
-        for k in self._layers:
-            total = self._total[k]
+        for k, total in self._total.items():
             mean = total / size
             if short:
-                mean += self.frozen.sum(k, tail) * (1 / short - 1 / size)
+                mean += self._of(self.frozen, k).sum(k, tail) * (1 / short - 1 / size)
             yield k, "mean-frozen", mean
             yield k, "sum-frozen", total
             every, last = (self._gradient(passed, k, rows, rate) for rows in (ALL, final))
@@ -73,5 +77,9 @@ class Sums:
         and no unit's side.
         """
         dtype = self._total[k].dtype
-        added = None if k == len(passed.updates) - 1 else dtype
-        return (passed.sum(k, rows, added) / -rate).to(dtype)
+        added = None if k == self._last else dtype
+        return (self._of(passed, k).sum(k, rows, added) / -rate).to(dtype)
+
+    def _of(self, passed: Pass, k: int) -> Pass:
+        """Of the trials whose gradient of this layer is wanted."""
+        return passed if k == self._last else passed.first(self._deep)

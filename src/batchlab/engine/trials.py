@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import product
+from math import inf
 from typing import Self
 
 import torch
@@ -121,7 +121,7 @@ def run_trials(
     before = state.seconds
     measure = Measure(spec, layers, names, data, keep)
     device = layers[0].weight.device
-    chunks = _chunks(spec, state.done, partial(_side_by_side, measure, device))
+    chunks = _chunks(spec, state.done, measure.bytes_each, _room(device))
     # A chunk has as many trials as a GPU has room for: one chunk at a time there.
     at_once = torch.get_num_threads() if device.type == "cpu" else 1
     steps = spec.step_count(len(data.train_x)) // spec.trials
@@ -145,25 +145,29 @@ def last_weight(start: TrainSpec, data: Data) -> tuple[str, torch.Tensor]:
     return [(name, p.detach()) for name, p in named if p.ndim >= 2][-1]
 
 
-def _side_by_side(measure: Measure, device: torch.device, deep: bool) -> int:
-    """Trials at once: one a thread on a CPU, as many as find room on a GPU, whatever is free."""
+def _room(device: torch.device) -> float:
+    """Bytes for trials side by side: part of a GPU's memory, whatever is free of it."""
     if device.type == "cpu":
-        return 1
-    room = STACK * torch.cuda.get_device_properties(device).total_memory
-    return max(1, int(room / measure.bytes_each(deep=deep)))
+        return 0.0  # one a thread
+    return STACK * torch.cuda.get_device_properties(device).total_memory
 
 
-def _chunks(spec: TrialsSpec, done: int, at_once: Callable[[bool], int]) -> list[Passes]:
-    """The passes still to be done; those of detailed draws apart from the others.
+def _chunks(
+    spec: TrialsSpec, done: int, bytes_each: Callable[[bool], float], room: float
+) -> list[Passes]:
+    """The passes still to be done, each chunk as many as there is room for, one at least.
 
-    `at_once`: how many go side by side, of detailed ones or others.
+    `bytes_each`: what a pass takes, of a detailed draw or not.
     """
-    passes = list(product(range(spec.draws), range(spec.orders)))
-    detailed = spec.detailed * spec.orders
-    chunks = []
-    for deep, part in ((True, passes[done:detailed]), (False, passes[max(done, detailed) :])):
-        size = at_once(deep)
-        chunks += [part[i : i + size] for i in range(0, len(part), size)]
+    chunks: list[Passes] = []
+    used = inf
+    for one in list(product(range(spec.draws), range(spec.orders)))[done:]:
+        bytes_ = bytes_each(one[0] < spec.detailed)
+        if used + bytes_ > room:
+            chunks.append([])
+            used = 0.0
+        chunks[-1].append(one)
+        used += bytes_
     return chunks
 
 
