@@ -1,10 +1,10 @@
 """On a GPU: gradient trials whose weights change a block of steps at a time, checked and timed.
 
-First whole passes by the kernels beside the same by PyTorch's products, both in double: the largest
+First whole passes by the kernel beside the same by PyTorch's products, both in double: the largest
 relative difference of a trial's summed gradient of the last layer. Then microseconds a step of one
 trial of the article's network, many side by side, by both, and the rate at which the hidden layer's
 weights would have to be read: 1,024 by 1,024 numbers once a step. Above batch sizes of 32 a trial
-steps in single precision, and there is one way. Last, with `--tune`, other tiles of the kernels.
+steps in single precision, and there is one way. Last, with `--tune`, other tiles of the kernel.
 
 On MNIST's images where `--data-dir` has them, otherwise on random ones; the network at its initial
 point.
@@ -24,8 +24,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
-from batchlab.engine import attend as attention
-from batchlab.engine import launching, mlp, timing
+from batchlab.engine import blocked, launching, mlp, timing
 from batchlab.engine.data import load
 from batchlab.engine.draws import generator, trial_draw
 from batchlab.engine.passes import SMALL, Walker
@@ -37,22 +36,15 @@ from batchlab.workloads.mlp import build
 INPUTS, CLASSES, WIDTH = 784, 10, 1024
 RATE, SAMPLES = 0.01, 1024
 CHECKED = 64  # trials whose passes are compared
-ONE = ("CHUNK", "ROWS", "STAGES", "HOLD", "num_warps")
-MANY = ("CHUNK", "ROWS", "SPLIT", "SLICE", "HOLD", "num_warps")
-TRIED: dict[int, tuple[tuple[int, ...], ...]] = {
-    1: ((128, 4, 1, 1, 4), (128, 4, 3, 1, 4), (64, 4, 3, 1, 4), (128, 8, 1, 1, 4)),
-    2: ((128, 4, 1, 1, 4), (128, 4, 2, 0, 4), (128, 4, 3, 0, 4), (64, 4, 2, 0, 4)),
-    8: (
-        (256, 16, 8, 64, 1, 8),
-        (256, 16, 8, 32, 1, 8),
-        (256, 16, 8, 64, 0, 8),
-        (512, 16, 8, 64, 1, 8),
-        (128, 16, 8, 64, 1, 8),
-        (256, 16, 16, 32, 1, 16),
-        (256, 16, 16, 64, 1, 16),
-        (256, 32, 8, 32, 1, 8),
-    ),
-}
+# Inputs of a program and of a tile, warps, tiles under way:
+TRIED = (
+    (128, 4, 4, 1),
+    (128, 4, 4, 2),
+    (128, 4, 4, 3),
+    (64, 4, 4, 3),
+    (128, 8, 4, 1),
+    (128, 2, 4, 3),
+)
 
 
 def drawn(folder: Path | None, replicas: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,12 +62,12 @@ def drawn(folder: Path | None, replicas: int) -> tuple[torch.Tensor, torch.Tenso
 
 def by_kernels(*, on: bool) -> AbstractContextManager[object]:
     """Whether passes go by the kernels or by products."""
-    return patch.object(attention, "can_launch", lambda: on)
+    return patch.object(blocked, "can_launch", lambda: on)
 
 
 def passes_beside(layers: list[nn.Linear], x: torch.Tensor, y: torch.Tensor) -> None:
     """Whole passes by kernels beside products."""
-    for size in (1, 2, 3, 8):
+    for size in (1, 2):
         sums = []
         for on in (True, False):
             with by_kernels(on=on):
@@ -102,7 +94,7 @@ def table(layers: list[nn.Linear], x: torch.Tensor, y: torch.Tensor, sizes: list
     for size in sizes:
         spent = []
         steps = len(range(0, SAMPLES, size))
-        for on in (True,) if size > SMALL else (True, False):
+        for on in (True, False) if size <= blocked.ONCE else (True,):
             with by_kernels(on=on):
                 seconds = timing.seconds(partial(walker.walk, size, RATE), x.device)
             spent.append(seconds / replicas / steps)
@@ -113,10 +105,10 @@ def table(layers: list[nn.Linear], x: torch.Tensor, y: torch.Tensor, sizes: list
 
 def tune() -> None:
     """Other tiles: microseconds of a step and trial."""
-    from batchlab.engine import advance_kernels as advancing
+    from batchlab.engine import advance_kernel as kernel
 
     replicas = 200
-    for size, tried in TRIED.items():
+    for size in (1, 2):
         g = torch.Generator("cuda").manual_seed(1)
 
         def normal(*of: int, g: torch.Generator = g) -> torch.Tensor:
@@ -131,12 +123,14 @@ def tune() -> None:
             normal(size, WIDTH),
             normal(size, size),
         )
-        for values in tried:
-            tiles = dict(zip(MANY if size > 2 else ONE, values, strict=True))
-            advancing.TILES[size] = {"STAGES": 1} | tiles
-            advancing.launch(*given)
-            seconds = timing.seconds(partial(advancing.launch, *given), given[0].device, 10)
-            print(f"B {size}, {tiles}: {1e6 * seconds / replicas:.2f} us", flush=True)
+        for kernel.CHUNK, kernel.ROWS, kernel.WARPS, kernel.STAGES[size] in TRIED:
+            kernel.launch(*given)
+            seconds = timing.seconds(partial(kernel.launch, *given), given[0].device, 10)
+            print(
+                f"B {size}, {kernel.CHUNK} inputs a program, {kernel.ROWS} a tile, {kernel.WARPS} "
+                f"warps, {kernel.STAGES[size]} tiles under way: {1e6 * seconds / replicas:.2f} us",
+                flush=True,
+            )
 
 
 def main() -> None:
@@ -150,9 +144,8 @@ def main() -> None:
     if not torch.cuda.is_available():
         sys.exit("benchmarks/trials_gpu.py: PyTorch sees no GPU here; there is nothing to measure")
     began = time.perf_counter()
-    kernels = launching.can_launch()
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, kernels: {kernels}")
-    if not kernels:
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+    if not launching.can_launch():
         sys.exit("benchmarks/trials_gpu.py: Triton builds no kernels here")
     model = build(workload("mnist").protocol.model, INPUTS, CLASSES, generator(0, "init")).cuda()
     layers = mlp.linear_layers(model)

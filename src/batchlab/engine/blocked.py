@@ -1,15 +1,15 @@
 """Small steps of many trials side by side, whose hidden weights change a block of steps at a time.
 
 Between, what the block's own steps have added to a product with the weights is computed from the
-samples of these steps (`attend.py`), S of them so far:
+samples of these steps, a linear attention over so many at the most:
 
     z_s    = W h_s + b + sum_t (h_t . h_s + 1) u_t
     back_s = W^T u_s + sum_t h_t (u_t . u_s)
 
-A step then reads the weights of every trial and does nothing else that takes time. It reads them
-once: a row of them is what the step's gradient comes down by to one unit, what that unit sends up
-at the next step depends on nothing else that the row is needed for, and so `advance` goes down a
-step and up the next by one reading (`advance_kernels.py`). Only the last layer's weights, of a few
+A step then reads the weights of every trial and does little else that takes time. It need read them
+but once: a row of them is what the step's gradient comes down by to one unit, what that unit sends
+up at the next step depends on nothing else that the row is needed for, and so `advance` goes down a
+step and up the next by one reading (`advance_kernel.py`). Only the last layer's weights, of a few
 classes, change at every step.
 
 Shapes: R trials side by side, M samples of a trial, B of a batch, N of the next one, I and O inputs
@@ -20,12 +20,12 @@ from collections.abc import Sequence
 
 import torch
 
-from batchlab.engine.attend import attend, by_kernels, mix
+from batchlab.engine.launching import can_launch
 from batchlab.engine.loop import block_size
 from batchlab.engine.mlp import residual
 from batchlab.spec import batch_slices
 
-ONCE = 2  # samples of a step up to which one reading is faster than two
+ONCE = 2  # samples of a step up to which the kernel is faster than two products
 
 
 class Blocked:
@@ -61,7 +61,7 @@ class Blocked:
             ahead, before = slice(block.start + size, block.stop + size), slice(block.start)
             known = self._first_RMO[:, ahead].clone()
             if block.start:
-                mix(known, self._gram_RMM[:, ahead, before], self._updates[0][:, before])
+                known.baddbmm_(self._gram_RMM[:, ahead, before], self._updates[0][:, before])
             for part in batch_slices(block.stop - block.start, size):
                 rows = slice(block.start + part.start, block.start + part.stop)
                 within = slice(block.start, rows.start)
@@ -77,7 +77,7 @@ class Blocked:
                 z_first = known[:, part].contiguous()
                 factors = self._gram_RMM[:, following]
                 if part.start:
-                    mix(z_first, factors[:, :, within], self._updates[0][:, within])
+                    z_first.baddbmm_(factors[:, :, within], self._updates[0][:, within])
                 below, h, z = advance(
                     weight_RIO, u, activations[0], back, z_first, factors[:, :, rows]
                 )
@@ -153,13 +153,14 @@ class Blocked:
             back = torch.bmm(u, own[k].mT) if k > 1 else torch.zeros_like(activations[0])
             if within.stop > within.start:
                 updates, inputs = self._updates[k][:, within], self._inputs[k][:, within]
-                attend(back, updates, inputs, u, 0.0)
+                back.baddbmm_(torch.bmm(u, updates.mT), inputs)
         return u, back
 
     def _add(self, z_RBO: torch.Tensor, k: int, h_RBI: torch.Tensor, within: slice) -> None:
         """Add to a layer's output what the steps on these samples have added to its weights."""
         if within.stop > within.start:
-            attend(z_RBO, self._inputs[k][:, within], self._updates[k][:, within], h_RBI, 1.0)
+            inputs, updates = self._inputs[k][:, within], self._updates[k][:, within]
+            z_RBO.baddbmm_(torch.bmm(h_RBI, inputs.mT).add_(1.0), updates)  # the one is the bias
 
 
 def advance(
@@ -178,11 +179,11 @@ def advance(
 
     Returns all three (R, B, I), (R, N, I), (R, N, O); without a weight below is `back` where h is
     above zero, and there is no output. All but `gram_RNB` are contiguous; `back_RBI` and `z_RNI`
-    may be overwritten. By the kernel of `advance_kernels.py` where that is faster and can be built.
+    may be overwritten. By the kernel of `advance_kernel.py` where that is faster and can be built.
     """
-    size = u_RBO.shape[1]
-    if weight_RIO is not None and size <= ONCE and z_RNI.shape[1] and by_kernels(u_RBO):
-        from batchlab.engine.advance_kernels import fits, launch
+    once = u_RBO.is_cuda and u_RBO.shape[1] <= ONCE and z_RNI.shape[1]
+    if weight_RIO is not None and once and can_launch():
+        from batchlab.engine.advance_kernel import fits, launch
 
         if fits(weight_RIO):
             return launch(weight_RIO, u_RBO, h_RBI, back_RBI, z_RNI, gram_RNB)

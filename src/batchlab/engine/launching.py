@@ -19,10 +19,10 @@ def can_launch() -> bool:
     if not TRITON:
         return False
     try:
-        from batchlab.engine.attend_kernels import launch_mix
+        from batchlab.engine.pointwise_kernels import launch_rectify
 
-        small = torch.zeros(1, 1, 16, dtype=torch.float64, device="cuda")
-        launch_mix(small, small[..., :1], small)
+        small = torch.zeros(1, 16, device="cuda")
+        launch_rectify(small, small[0])
     except Exception as error:  # of a compiler, a loader, a driver
         first = (str(error).splitlines() or [""])[0]
         warnings.warn(
