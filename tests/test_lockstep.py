@@ -8,7 +8,7 @@ import pytest
 from batchlab.backends.base import Interrupted
 from batchlab.jobs import Job, Outcome, execute
 from batchlab.lockstep import MOST as MOST_ON
-from batchlab.lockstep import Group, groups, shape
+from batchlab.lockstep import Group, groups, in_turns, shape
 from batchlab.plan import Plan, Stretch, make_plan
 from batchlab.spec import Model, Optimizer, TrainSpec, TrialsSpec
 from batchlab.store.database import Store
@@ -176,3 +176,14 @@ def test_interrupted_at_different_points(tmp_path: Path, first: int) -> None:
         run(store, specs)
         assert stored(store, specs) == alone(specs)
     assert not list((tmp_path / "partial").glob("*"))
+
+
+def test_trials_and_training_by_turns() -> None:
+    order = [0, 1, 2, 3, 4, 5, 6]
+    trials = [False, False, True, True, False, True, False]
+    nothing = [None] * 7
+    assert in_turns(order, trials, nothing) == [0, 2, 1, 3, 4, 5, 6]
+    # What one waits for stands before it.
+    after = [None, None, 1, 4, None, None, 5]
+    made = in_turns(order, trials, after)
+    assert made == [0, 1, 2, 4, 3, 5, 6]

@@ -34,6 +34,7 @@ WHOLE_STRETCHES = 2**12  # steps: enough for several stretches of any stepper
 SHARE = 0.05  # of the steps planned, where that is more than the fewest
 ROWS = 2048  # of the data, or four batches
 TRIAL_SAMPLES = 128  # of a trial
+ABREAST = 256  # trials on a GPU: as many as it takes for each to cost what it does among more
 LEAST_S = 1e-6  # a piece costs something, whatever the clock says
 SLOW_S = 2.0  # loading what was compiled before takes less
 COMPILING = "compiling the loop for small batches: once on this machine, up to a minute"
@@ -238,12 +239,13 @@ def _time_evaluation(kind: TrainSpec, load_data: Load) -> float:
 def _trials_cost(spec: TrialsSpec, load_data: Load, passes: dict[TrialsSpec, Pass]) -> float:
     """Seconds for all trials of the spec; `passes` keeps what was timed for others like it."""
     start = _model(spec.start).model_copy(update={"schedule": spec.start.schedule[-1:]})
-    threads = torch.get_num_threads()
-    detailed = min(1, spec.detailed)
+    data = load_data(start)
+    on_gpu, threads = data.train_x.is_cuda, torch.get_num_threads()
+    detailed = 0 if on_gpu else min(1, spec.detailed)  # which few more go beside the others
     update = {
         "start": start,
         "samples": min(spec.samples, max(TRIAL_SAMPLES, min(spec.batch_sizes))),
-        "draws": 2 * threads * (1 + detailed),
+        "draws": min(spec.trials, ABREAST) if on_gpu else 2 * threads * (1 + detailed),
         "orders": 1,
         "detailed": 2 * threads * detailed,
     }
@@ -251,7 +253,7 @@ def _trials_cost(spec: TrialsSpec, load_data: Load, passes: dict[TrialsSpec, Pas
     sizes = tuple(size for size in spec.batch_sizes if size <= short.samples)
     short = short.model_copy(update={"batch_sizes": sizes})
     if short not in passes:
-        part = _part(load_data(start), max(ROWS, short.samples))
+        part = _part(data, max(ROWS, short.samples))
         passes[short] = _time_passes(short, threads, part)
     # Large batches cost about what the largest timed does: the time is in the samples.
     scale = spec.samples / short.samples * len(spec.batch_sizes) / len(sizes)
@@ -269,8 +271,7 @@ def _time_passes(spec: TrialsSpec, threads: int, data: Data) -> Pass:
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     start = RunState(tensors, Position(), [], "finished")
     if data.train_x.is_cuda:  # whose kernels are compiled, once on a machine
-        first = {"draws": 1, "detailed": min(1, spec.detailed)}
-        run_trials(spec.model_copy(update=first), start, data)
+        run_trials(spec.model_copy(update={"draws": 1}), start, data)
     at = [time.monotonic()]
     run_trials(spec, start, data, tick=lambda _: at.append(time.monotonic()))
     if len(at) <= spec.draws:  # a GPU does many side by side

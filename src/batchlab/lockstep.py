@@ -3,6 +3,7 @@
 Pure functions.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import ceil
@@ -63,6 +64,27 @@ def chains(costs: Sequence[float], after: Sequence[int | None]) -> list[float]:
         if other is not None:
             longest[other] = max(longest[other], costs[other] + longest[index])
     return longest
+
+
+def in_turns(
+    order: Sequence[int], trials: Sequence[bool], after: Sequence[int | None]
+) -> list[int]:
+    """Trials and other pieces by turns, each in their order, as far as what they wait for allows.
+
+    For a GPU that several workers share: trials wait for its memory, most training for its
+    arithmetic or for one small kernel after another, so that one of each go well together.
+    """
+    queues = {kind: deque(index for index in order if trials[index] == kind) for kind in (0, 1)}
+    made: list[int] = []
+    placed: set[int | None] = {None}
+    turn = 0
+    while any(queues.values()):
+        ready = [kind for kind in (turn, 1 - turn) if queues[kind]]
+        ready = [kind for kind in ready if after[queues[kind][0]] in placed]
+        made.append(queues[ready[0]].popleft())
+        placed.add(made[-1])
+        turn = 1 - ready[0]
+    return made
 
 
 def estimate(costs: Sequence[float], after: Sequence[int | None], workers: int) -> float:

@@ -15,8 +15,8 @@ from batchlab.engine.replicas import can_stack
 from batchlab.engine.train import ignore
 from batchlab.gate import Gate
 from batchlab.jobs import Job, Site, execute, kept_ends, under_way_key
-from batchlab.lockstep import MOST, Group, chains, estimate, groups
-from batchlab.plan import Plan, Stretch, make_plan
+from batchlab.lockstep import MOST, Group, chains, estimate, groups, in_turns
+from batchlab.plan import Plan, Stretch, Trials, make_plan
 from batchlab.spec import Spec, TrainSpec, TrialsSpec, check_matmul
 from batchlab.store.claims import Claims
 from batchlab.store.database import Store
@@ -167,6 +167,8 @@ def _run_plan(
     # What the most work waits for goes first.
     tails = chains(costs, after)
     order = sorted(range(len(pieces)), key=tails.__getitem__, reverse=True)
+    if site.device == "cuda" and backend.workers > 1:
+        order = in_turns(order, [isinstance(group[0], Trials) for group in pieces], after)
     place = {index: at for at, index in enumerate(order)}
     ordered = [pieces[index] for index in order]
     progress.plan([costs[index] for index in order], costed.plan.said(costed.seconds))

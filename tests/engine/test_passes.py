@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from batchlab.engine import loop, passes
+from batchlab.engine import blocked, loop, passes
 from batchlab.engine.passes import Start, Walker
 from batchlab.engine.products import add_product, product
 from batchlab.engine.sums import Sums
@@ -73,14 +73,15 @@ def walk(
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 16, 64, SAMPLES])
 @pytest.mark.parametrize("hidden", WIDTHS)
-@pytest.mark.parametrize("how", ["compiled", "products", "replicas", "blocked"])
+@pytest.mark.parametrize("how", ["compiled", "products", "replicas", "blocked", "shared"])
 def test_every_layer_beside_autograd(
     hidden: str, size: int, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passes, "SMALL", 1000 if how in ("compiled", "blocked") else 0)
+    monkeypatch.setattr(passes, "SMALL", 0 if how in ("products", "replicas") else 1000)
+    monkeypatch.setattr(blocked, "SHARED", 32 if how == "blocked" else 1000)
     layers = perceptron(WIDTHS[hidden])
-    replicas = 3 if how in ("replicas", "blocked") else 1
-    mine_by_layer = walk(layers, size, replicas=replicas, blocked=how == "blocked")
+    replicas = 3 if how in ("replicas", "blocked", "shared") else 1
+    mine_by_layer = walk(layers, size, replicas=replicas, blocked=how in ("blocked", "shared"))
     for mine, theirs in zip(mine_by_layer, autograd(layers, size), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
 

@@ -26,6 +26,10 @@ from batchlab.engine.mlp import residual
 from batchlab.spec import batch_slices
 
 ONCE = 2  # samples of a step up to which the kernel is faster than two products
+# Samples of a pass that come before its trials have weights of their own, where products are taken:
+# to read what so many have added to the weights that all share takes half of the time, on average,
+# that it takes to read weights.
+SHARED = 448
 
 
 class Blocked:
@@ -52,9 +56,13 @@ class Blocked:
     def walk(self, size: int, rate: float, *, deep: bool) -> None:
         """The pass at batch size `size`; without `deep` nothing is below the last step's top."""
         replicas, samples = self._y_RM.shape
-        # By layer; the first one's weights are never touched.
-        own = [self._weights[0], *(w.repeat(replicas, 1, 1) for w in self._weights[1:])]
+        # By layer: the weights that all share, (I, O), or those of each trial, (R, I, O). The first
+        # layer's are never touched.
+        own = [*self._weights[:-1], self._weights[-1].repeat(replicas, 1, 1)]
+        if size <= ONCE:
+            own[1:-1] = [w.repeat(replicas, 1, 1) for w in own[1:-1]]
         biases = [b.repeat(replicas, 1, 1) for b in self._biases]
+        base = 0  # the samples before it are in the weights
         h, z = self._first_RMO[:, :size].clamp_min(0.0), None
         for block in batch_slices(samples, block_size(size)):
             # What came before the block, for every batch that comes next in it.
@@ -64,7 +72,7 @@ class Blocked:
                 known.baddbmm_(self._gram_RMM[:, ahead, before], self._updates[0][:, before])
             for part in batch_slices(block.stop - block.start, size):
                 rows = slice(block.start + part.start, block.start + part.stop)
-                within = slice(block.start, rows.start)
+                within = slice(base, rows.start)
                 ends = rows.stop == samples
                 scale = -rate / (rows.stop - rows.start)
                 activations = self._up(h, z, own, biases, rows, within)
@@ -72,23 +80,21 @@ class Blocked:
                 if ends and not deep:
                     return
                 u, back = self._down(back, activations, own, rows, within)
-                weight_RIO = own[1] if len(own) > 2 else None
+                weight = own[1] if len(own) > 2 else None
                 following = slice(rows.stop, rows.stop + size)
                 z_first = known[:, part].contiguous()
                 factors = self._gram_RMM[:, following]
                 if part.start:
-                    z_first.baddbmm_(factors[:, :, within], self._updates[0][:, within])
-                below, h, z = advance(
-                    weight_RIO, u, activations[0], back, z_first, factors[:, :, rows]
-                )
+                    since = slice(block.start, rows.start)
+                    z_first.baddbmm_(factors[:, :, since], self._updates[0][:, since])
+                factors = factors[:, :, rows]
+                below, h, z = advance(weight, u, activations[0], back, z_first, factors)
                 self._updates[0][:, rows] = below
                 if z is not None and not ends:
-                    self._add(z.add_(biases[1]), 1, h, slice(block.start, rows.stop))
-            if block.stop < samples:
-                for k in range(1, len(own) - 1):
-                    u_RSO = self._updates[k][:, block]
-                    own[k].baddbmm_(self._inputs[k][:, block].mT, u_RSO)
-                    biases[k].add_(u_RSO.sum(1, keepdim=True))
+                    self._add(z.add_(biases[1]), 1, h, slice(base, rows.stop))
+            if block.stop < samples and (size <= ONCE or block.stop >= SHARED):
+                self._change(own, biases, slice(base, block.stop))
+                base = block.stop
 
     def _up(
         self,
@@ -107,7 +113,7 @@ class Blocked:
         self._inputs[1][:, rows] = h_RBI
         for k in range(1, len(own) - 1):
             if k > 1 or z_RBO is None:
-                z_RBO = torch.baddbmm(biases[k], activations[-1], own[k])
+                z_RBO = _times(activations[-1], own[k]).add_(biases[k])
                 self._add(z_RBO, k, activations[-1], within)
             activations.append(z_RBO.clamp_min_(0.0))
             self._inputs[k + 1][:, rows] = z_RBO
@@ -150,7 +156,7 @@ class Blocked:
         for k in range(len(own) - 2, 0, -1):
             u = torch.ops.aten.threshold_backward(back, activations[k], 0.0)
             self._updates[k][:, rows] = u
-            back = torch.bmm(u, own[k].mT) if k > 1 else torch.zeros_like(activations[0])
+            back = _times(u, own[k].mT) if k > 1 else torch.zeros_like(activations[0])
             if within.stop > within.start:
                 updates, inputs = self._updates[k][:, within], self._inputs[k][:, within]
                 back.baddbmm_(torch.bmm(u, updates.mT), inputs)
@@ -162,9 +168,26 @@ class Blocked:
             inputs, updates = self._inputs[k][:, within], self._updates[k][:, within]
             z_RBO.baddbmm_(torch.bmm(h_RBI, inputs.mT).add_(1.0), updates)  # the one is the bias
 
+    def _change(self, own: list[torch.Tensor], biases: Sequence[torch.Tensor], rows: slice) -> None:
+        """Bring the steps on these samples into the weights between the first and the last."""
+        for k in range(1, len(own) - 1):
+            u_RSO = self._updates[k][:, rows]
+            if own[k].ndim == 2:
+                own[k] = own[k].repeat(len(u_RSO), 1, 1)
+            own[k].baddbmm_(self._inputs[k][:, rows].mT, u_RSO)
+            biases[k].add_(u_RSO.sum(1, keepdim=True))
+
+
+def _times(h_RBI: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """h weight of each replica, by its own weights (R, I, O) or those of all (I, O)."""
+    if weight.ndim == 3:
+        return torch.bmm(h_RBI, weight)
+    product: torch.Tensor = torch.mm(h_RBI.flatten(0, 1), weight).unflatten(0, h_RBI.shape[:2])
+    return product
+
 
 def advance(
-    weight_RIO: torch.Tensor | None,
+    weight: torch.Tensor | None,
     u_RBO: torch.Tensor,
     h_RBI: torch.Tensor,
     back_RBI: torch.Tensor,
@@ -177,18 +200,21 @@ def advance(
         next = what of z + gram below is above zero
         output = next weight
 
-    Returns all three (R, B, I), (R, N, I), (R, N, O); without a weight below is `back` where h is
-    above zero, and there is no output. All but `gram_RNB` are contiguous; `back_RBI` and `z_RNI`
-    may be overwritten. By the kernel of `advance_kernel.py` where that is faster and can be built.
+    The weight is each replica's (R, I, O) or that of all (I, O). Returns all three (R, B, I),
+    (R, N, I), (R, N, O); without a weight below is `back` where h is above zero, and there is no
+    output. All but `gram_RNB` are contiguous; `back_RBI` and `z_RNI` may be overwritten. By the
+    kernel of `advance_kernel.py` where that is faster and can be built.
     """
     once = u_RBO.is_cuda and u_RBO.shape[1] <= ONCE and z_RNI.shape[1]
-    if weight_RIO is not None and once and can_launch():
+    if weight is not None and weight.ndim == 3 and once and can_launch():
         from batchlab.engine.advance_kernel import fits, launch
 
-        if fits(weight_RIO):
-            return launch(weight_RIO, u_RBO, h_RBI, back_RBI, z_RNI, gram_RNB)
-    if weight_RIO is not None:
-        back_RBI.baddbmm_(u_RBO, weight_RIO.mT)
+        if fits(weight):
+            return launch(weight, u_RBO, h_RBI, back_RBI, z_RNI, gram_RNB)
+    if weight is not None and weight.ndim == 3:
+        back_RBI.baddbmm_(u_RBO, weight.mT)
+    elif weight is not None:
+        back_RBI.add_(_times(u_RBO, weight.mT))
     below_RBI = torch.ops.aten.threshold_backward(back_RBI, h_RBI, 0.0)
     next_RNI = z_RNI.baddbmm_(gram_RNB, below_RBI).clamp_min_(0.0)
-    return below_RBI, next_RNI, None if weight_RIO is None else torch.bmm(next_RNI, weight_RIO)
+    return below_RBI, next_RNI, None if weight is None else _times(next_RNI, weight)
