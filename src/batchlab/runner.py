@@ -71,11 +71,14 @@ def prepare(
     site: Site,
     say: Callable[[str], None] = ignore,
     pace: float | None = None,
+    *,
+    start: bool = False,
 ) -> Costed:
     """What has to be done to bring every spec into the store; nothing is trained or written.
 
-    Costs are a calibration's, unless a `pace` in seconds a step is known already. Raises
-    `UserError` where a spec does not fit its workload or the data can't be had.
+    Costs are a calibration's, unless a `pace` in seconds a step is known already. With `start` a
+    GPU's workers start meanwhile. Raises `UserError` where a spec does not fit its workload or the
+    data can't be had.
     """
     wanted = list(dict.fromkeys(specs))
     for spec in wanted:
@@ -88,6 +91,9 @@ def prepare(
     plan = make_plan(wanted, stored, kept, train_samples)
     for name in {_start(piece.spec).workload for piece in plan.pieces}:
         load(name, site.data_dir, "cpu", "float32")  # can't be had? then told of now, in one line
+
+    if start and plan.pieces and site.device == "cuda":  # on a CPU they would be timed as well
+        backend.start(execute)
 
     def stacks(stretch: Stretch) -> bool:
         return _stacks(stretch, site)
@@ -137,7 +143,7 @@ def run_all(
         site.checkpoints().sweep()
         while True:
             gate = Gate(store, claims, site)  # before the plan: it sees whatever changes after
-            costed = prepare(specs, store, backend, site, progress.say, pace)
+            costed = prepare(specs, store, backend, site, progress.say, pace, start=True)
             done += _run_plan(costed, store, backend, site, progress, stopping, gate)
             if not gate.refused:
                 return done

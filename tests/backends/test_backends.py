@@ -1,5 +1,6 @@
 """The same tests over every backend."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -56,6 +57,19 @@ def test_no_items(name: str) -> None:
     backend = BACKENDS[name](Wanted(2, 1))
     silent = lambda *_: None  # noqa: E731
     assert list(backend.map(double, [], progress=silent, stopping=lambda: False)) == []
+
+
+def test_workers_started_before_are_those_that_work(name: str) -> None:
+    backend = BACKENDS[name](Wanted(2, 1))
+    backend.start(where)
+    backend.start(where)
+    here = {os.getpid(), *(child.pid for child in multiprocessing.active_children())}
+    silent = lambda *_: None  # noqa: E731
+    for turn in range(2):  # the second time they are others
+        told = dict(backend.map(where, [1, 2, 3], progress=silent, stopping=lambda: False))
+        assert len(told) == 3
+        if name != "ray":
+            assert all((pid in here) == (turn == 0 or name == "serial") for pid, _ in told.values())
 
 
 def test_an_exception_comes_through(name: str) -> None:

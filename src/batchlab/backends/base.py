@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from batchlab.spec import UserError
 
@@ -109,6 +109,12 @@ class Backend(Protocol):
 
     workers: int  # items at once
     threads: int  # of each worker's arithmetic
+
+    def start(self, work: Work[Any, Any]) -> None:
+        """Have workers begin to start and to import this work; not waited for.
+
+        The next map goes on with them. Without it `map` has them begin.
+        """
 
     def map(
         self,

@@ -38,6 +38,13 @@ class Processes:
 
     def __init__(self, workers: int, threads: int, method: str = "spawn") -> None:
         self.workers, self.threads, self._method = workers, threads, method
+        self._started: _Processes | None = None
+
+    def start(self, work: Work[Any, Any]) -> None:
+        """Have the processes of the next map start."""
+        if self._started is None:
+            self._started = _Processes(self.workers, self.threads, self._method)
+            self._started.warm(work)
 
     def map(
         self,
@@ -54,8 +61,9 @@ class Processes:
         if not items:
             return
         workers = min(self.workers, len(items))
+        started, self._started = self._started, None
         yield from run(
-            _Processes(workers, self.threads, self._method),
+            started or _Processes(workers, self.threads, self._method),
             workers,
             work,
             items,
@@ -80,6 +88,11 @@ class _Processes:
         self._reports, self._stop = self._context.Queue(), self._context.Event()
         given = (self._reports, self._stop, self._threads)
         self._executor = ProcessPoolExecutor(self._workers, self._context, _start, given)
+
+    def warm(self, work: Work[Any, Any]) -> None:
+        """Have every process start and import the work."""
+        for _ in range(self._workers):
+            self._executor.submit(_imported, work)
 
     def submit(self, work: Work[Item, Any], item: Item, index: int) -> None:
         """Begin it; where the pool is broken already, `ended` says so."""
@@ -141,6 +154,10 @@ def _start(reports: "Queue[tuple[int, int]]", stop: Event, threads: int) -> None
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     limit_threads(threads)
+
+
+def _imported(work: Work[Any, Any]) -> None:
+    """A function comes by its module's name, and is imported."""
 
 
 def _end_with_parent() -> None:

@@ -58,6 +58,9 @@ class Ray:
                     raise no_room(self._needs)
         self.workers = workers
 
+    def start(self, work: Work[Any, Any]) -> None:
+        """Ray has its own workers start."""
+
     def map(
         self,
         work: Work[Item, Result],

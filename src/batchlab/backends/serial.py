@@ -1,6 +1,7 @@
 """One item after the other, in this process."""
 
 from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 from batchlab.backends.base import Interrupted, Item, Result, Work, always, limit_threads, waits
 
@@ -10,6 +11,9 @@ class Serial:
 
     def __init__(self, threads: int) -> None:
         self.workers, self.threads = 1, threads
+
+    def start(self, work: Work[Any, Any]) -> None:
+        """There is nothing to wait for."""
 
     def map(
         self,
