@@ -145,7 +145,7 @@ def test_neighbours_do_not_matter(start: RunState, monkeypatch: pytest.MonkeyPat
     spec = trials(detailed=1)
     alone = run_trials(spec, start, toy.data(torch.float64))
     right = {tuple(r[:6]): r.value for r in alone.records}
-    # All at once; four, two of them in detail, and two.
+    # All at once; the two in detail, and four.
     monkeypatch.setattr("batchlab.engine.measure.Measure.bytes_each", lambda _, deep: 1 + deep)
     for room in (10.0, 6.0):
         monkeypatch.setattr("batchlab.engine.trials._room", lambda _, room=room: room)
@@ -166,8 +166,9 @@ def test_chunks_are_what_there_is_room_for() -> None:
         return [len(chunk) for chunk in chunks]
 
     assert sizes(0, 0.0) == [1] * 6
-    assert sizes(0, 6.0) == [4, 2]
+    assert sizes(0, 6.0) == [2, 4]  # a detailed one counts for two
     assert sizes(1, 6.0) == [5]
+    assert sizes(2, 3.0) == [2, 2]
     assert sizes(6, 6.0) == []
 
 

@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import product
-from math import inf
+from itertools import accumulate, product
+from math import ceil
 from typing import Self
 
 import torch
@@ -153,21 +153,19 @@ def _room(device: torch.device) -> float:
 
 
 def _chunks(
-    spec: TrialsSpec, done: int, bytes_each: Callable[[bool], float], room: float
+    spec: TrialsSpec, done: int, bytes_each: Callable[[bool], int], room: float
 ) -> list[Passes]:
-    """The passes still to be done, each chunk as many as there is room for, one at least.
+    """The passes still to be done, in as few chunks as there is room for, all about as large.
 
-    `bytes_each`: what a pass takes, of a detailed draw or not.
+    `bytes_each`: what a pass takes, of a detailed draw or not; one is a chunk at the least.
     """
-    chunks: list[Passes] = []
-    used = inf
-    for one in list(product(range(spec.draws), range(spec.orders)))[done:]:
-        bytes_ = bytes_each(one[0] < spec.detailed)
-        if used + bytes_ > room:
-            chunks.append([])
-            used = 0.0
-        chunks[-1].append(one)
-        used += bytes_
+    passes = list(product(range(spec.draws), range(spec.orders)))[done:]
+    sizes = [bytes_each(draw < spec.detailed) if room else 1 for draw, _ in passes]
+    total = sum(sizes)
+    count = min(len(passes), ceil(total / room)) if room else len(passes)
+    chunks: list[Passes] = [[] for _ in range(count)]
+    for one, before in zip(passes, accumulate(sizes, initial=0), strict=False):
+        chunks[before * count // total].append(one)
     return chunks
 
 
