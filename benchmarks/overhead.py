@@ -48,7 +48,7 @@ class Nap:
                 Run(r.key, r.kind, r.canonical(), "finished", piece.steps, self.seconds, text)
                 for r in piece.runs
             ]
-            told.append(Outcome("finished", tuple(Ended(run, records) for run in runs)))
+            told.append(Outcome("finished", tuple(Ended.of(run, records) for run in runs)))
         return told
 
 

@@ -163,7 +163,7 @@ class Swollen:
             (piece,) = job.pieces
             assert isinstance(piece, Stretch)
             run = piece.runs[0]
-            told = Ended(_run(run, "x" * self.size))
+            told = Ended.of(_run(run, "x" * self.size))
             yield index, [Outcome("finished", (told,))]
 
 

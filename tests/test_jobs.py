@@ -1,6 +1,7 @@
-"""Trials that keep their raw gradients: all are in the files, however often they were stopped."""
+"""Trials: all raw gradients are in the files, however often they were stopped; what is told."""
 
 import shutil
+from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from batchlab.engine.data import load
 from batchlab.engine.trials import last_weight
 from batchlab.jobs import Job, Site, execute
 from batchlab.plan import make_plan
+from batchlab.record import BinRecord, TrialRecord
 from batchlab.store.checkpoints import Checkpoints
 from batchlab.store.tensors import TensorFiles
 from tests.test_runner import START, TRIALS
@@ -88,3 +90,15 @@ def test_the_files_are_synced_before_the_state(
     monkeypatch.setattr(Checkpoints, "save", lambda *_: done.append("state"))
     go_on(site, tmp_path / "mine", until=2)
     assert done == ["files", "state", "files", "state", "files"]
+
+
+def test_what_was_measured_is_told_as_columns(site: Site) -> None:
+    (outcome,) = execute(Job((PIECE,), site), lambda _: None)
+    (ended,) = outcome.ended
+    rows = [TrialRecord(*row) for row in ended.trials]
+    sizes = Counter(row.batch_size for row in rows if row.name == "norm")
+    assert sizes == dict.fromkeys(SPEC.batch_sizes, PASSES * len(SPEC.conventions))
+    counted = sum(BinRecord(*row).frequency for row in ended.bins)
+    weight = load("digits", None, "cpu", "float32").classes * START.model.hidden[-1]
+    assert counted == weight * PASSES * len(SPEC.conventions) * len(SPEC.batch_sizes)
+    assert len(ended.records) == 0

@@ -108,6 +108,8 @@ def calibrate(
         return costs
     finally:
         limit_threads(before)
+        if device == "cuda":
+            torch.cuda.empty_cache()  # the workers want the memory
 
 
 def _compile(plan: Plan, say: Callable[[str], None]) -> None:

@@ -3,9 +3,11 @@
 import json
 from dataclasses import replace
 
+import altair as alt
 import numpy as np
 import pandas as pd
 import pytest
+from altair.utils.schemapi import SchemaValidationError
 
 from batchlab.record import Axis, Panel, Rule
 from batchlab.report import export
@@ -48,6 +50,12 @@ def test_each_mark_is_a_valid_chart_that_vega_draws(panel: Panel) -> None:
     page = json.loads(made.page)
     assert page["width"] == "container"
     assert page["background"] == "transparent"
+
+
+def test_what_others_draw_is_checked_all_the_same() -> None:
+    specs(LOG)
+    with pytest.raises(SchemaValidationError):
+        alt.Axis(tickCount="many")  # type: ignore[arg-type]
 
 
 def test_log_axes_drop_what_they_cannot_show() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from batchlab.record import ALL
 from batchlab.studies.direction import noise_scale, norm_exponent, spread_exponent
-from batchlab.studies.results import Start, Trials
+from batchlab.studies.results import Part, Start, Trials
 from batchlab.studies.spread_panels import of_norms
 
 SIZES = np.array([1, 4, 16])
@@ -63,3 +63,28 @@ def test_trials_by_layer_and_pair() -> None:
     assert t.pair(1, 16) == pytest.approx([1 / 16] * 2)
     assert t.pair(16, 4) == pytest.approx([1 / 4] * 2)
     assert len(t.pair(1, 3)) == 0
+    with pytest.raises(KeyError):
+        t.values("kurtosis", "0.weight")
+
+
+def test_a_pass_that_lacks_is_no_table() -> None:
+    columns = ["batch_size", "draw", "order", "layer", "name", "value"]
+    rows = [(b, draw, 0, "w", "norm", 1.0) for b in (1, 4) for draw in (0, 1)]
+    with pytest.raises(ValueError, match="reshape"):
+        Part.of(pd.DataFrame(rows[:-1], columns=columns))
+
+
+def test_what_the_draws_say_at_the_start() -> None:
+    rows = [
+        (draw, layer, name, 10 * draw + len(layer))
+        for draw in range(3)
+        for layer in ("0.weight", "all")
+        for name in ("diversity", "mean_cosine")
+        if draw < 2 or name == "diversity"
+    ]
+    start = Start(pd.DataFrame(rows, columns=["draw", "layer", "name", "value"]), None)
+    assert start.names == ["diversity", "mean_cosine"]
+    assert start.layers == ["0.weight", "all"]
+    assert start.values("diversity", "all").tolist() == [3, 13, 23]
+    assert start.values("mean_cosine", "0.weight").tolist() == [8, 18]
+    assert len(start.values("noise_scale", "all")) == 0  # where no draw has it

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
+from jinja2 import Environment
 
 from batchlab.documents import write, write_json
 from batchlab.record import Section
@@ -35,16 +36,17 @@ def write_report(
     written, and `OSError` where `out` cannot be written.
     """
     drawn = _specs(sections)
+    made = _environment()  # one for both renderings: reading the templates takes half of each
     figures = out / FIGURES
     figures.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(export.WORKERS) as pool:
         pictures = export.draw({name: spec.file for name, spec in drawn.items()}, figures, pool)
         undated = {key: value for key, value in meta.items() if key != MADE}
         # The library is most of a page's time, so that what it stands in is looked at before.
-        signature = _signature(_render(sections, undated, len(runs), drawn, library=""))
+        signature = _signature(_render(made, sections, undated, len(runs), drawn, library=""))
         page = None
         if not _there(out / PAGE, signature):
-            page = _render(sections, meta, len(runs), drawn, library=export.library())
+            page = _render(made, sections, meta, len(runs), drawn, library=export.library())
         for picture in pictures:
             picture.result()
     found = [finding.json() for section in sections for finding in section.findings]
@@ -76,7 +78,15 @@ def _specs(sections: Sequence[Section]) -> dict[str, Specs]:
     return drawn
 
 
+def _environment() -> Environment:
+    made = environment()
+    made.filters["number"] = number
+    made.globals["interval"] = interval
+    return made
+
+
 def _render(
+    made: Environment,
     sections: Sequence[Section],
     meta: Mapping[str, str],
     runs: int,
@@ -84,9 +94,6 @@ def _render(
     *,
     library: str,
 ) -> str:
-    made = environment()
-    made.filters["number"] = number
-    made.globals["interval"] = interval
     listed = claims(f for section in sections for f in section.findings if f.number)
     return render(
         made,

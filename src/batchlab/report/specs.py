@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from textwrap import wrap
 from typing import Any
 
+from altair.utils.schemapi import debug_mode
+
 from batchlab.record import Panel
 from batchlab.report import palette
 from batchlab.report.axes import LINE_LENGTH
@@ -38,7 +40,8 @@ def specs(panel: Panel) -> Specs:
     Checking it against the schema would take most of the time; the tests do so for every mark.
     """
     shown = rows(panel)
-    spec = chart(panel, shown).to_dict(validate=False)
+    with debug_mode(False):
+        spec = chart(panel, shown).to_dict(validate=False)
     spec["height"] = _height(panel, shown)
     page = {
         **spec,

@@ -9,9 +9,9 @@ from batchlab.spec import TrainSpec, UserError, parse_spec
 from batchlab.store.address import DIRECTORIES, files_at
 from batchlab.store.checkpoints import SUFFIX, Checkpoints, key_of
 from batchlab.store.connection import Connection
-from batchlab.store.digest import digest, rows_digest
+from batchlab.store.digest import digest
 from batchlab.store.files import TEMPORARY, UnreachableError, is_temporary_name, within
-from batchlab.store.schema import FIELDS, FILE, TABLES, rows_of, sealed
+from batchlab.store.schema import FIELDS, FILE, TABLES, read, sealed
 
 KILLED = "left by a writer that was killed"
 SPEC = "spec"  # the text of a checkpoint that says which trajectory it is the end of
@@ -123,8 +123,8 @@ def run_problem(db: sqlite3.Connection, number: int) -> tuple[str, str | None]:
             return key, "its row is not what was written"
         if parse_spec(told["spec"]).key != key:
             return key, "its key is not its spec's"
-        for table, of in TABLES.items():
-            if rows_digest(of, rows_of(db, table, number)) != told[f"{table}s"]:
+        for table in TABLES:
+            if read(db, table, number).digest() != told[f"{table}s"]:
                 return key, f"its {table}s are not what was written"
     except (sqlite3.Error, ValueError, OverflowError, TypeError) as error:
         return key, f"can't be read ({' '.join(str(error).split())})"

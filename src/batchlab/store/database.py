@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -9,8 +10,10 @@ import numpy as np
 import pandas as pd
 
 from batchlab.record import BinRecord, Record, TrialRecord
+from batchlab.spec import UserError
+from batchlab.store.columns import Column, Columns, Words, joined_words
 from batchlab.store.connection import Connection
-from batchlab.store.digest import columns_of, digest, rows_digest
+from batchlab.store.digest import digest
 from batchlab.store.schema import (
     FIELDS,
     FILE,
@@ -19,6 +22,7 @@ from batchlab.store.schema import (
     extend_seal,
     final,
     ledger_digest,
+    read,
     sealed,
 )
 
@@ -101,9 +105,9 @@ class Store:
     def add(
         self,
         run: Run,
-        records: Iterable[Record] = (),
-        trials: Iterable[TrialRecord] = (),
-        bins: Iterable[BinRecord] = (),
+        records: Iterable[Record] | Columns = (),
+        trials: Iterable[TrialRecord] | Columns = (),
+        bins: Iterable[BinRecord] | Columns = (),
     ) -> bool:
         """Write a run and all that was measured on it, whole or not at all.
 
@@ -115,34 +119,36 @@ class Store:
     def write(
         self,
         run: Run,
-        records: Iterable[Record] = (),
-        trials: Iterable[TrialRecord] = (),
-        bins: Iterable[BinRecord] = (),
+        records: Iterable[Record] | Columns = (),
+        trials: Iterable[TrialRecord] | Columns = (),
+        bins: Iterable[BinRecord] | Columns = (),
     ) -> bool:
         """What `add` does, within a transaction of the caller's: for many runs at once."""
         if self.has([run.key]):
             return False
-        tables: dict[str, list[Any]] = {
-            "record": list(records),
-            "trial": list(trials),
-            "bin": list(bins),
+        tables = {
+            table: given if isinstance(given, Columns) else Columns.of(of, given)
+            for (table, of), given in zip(TABLES.items(), (records, trials, bins), strict=True)
         }
-        digests = [rows_digest(of, tables[table]) for table, of in TABLES.items()]
+        digests = (of.digest() for of in tables.values())
         row: tuple[Any, ...] = (*run, final(tables["record"]), *digests)
         mark = digest(*row)
         db = self.connection.db
         columns, marks = ", ".join(FIELDS), ", ".join("?" * len(FIELDS))
         sql = f"INSERT INTO run ({columns}, digest) VALUES ({marks}, ?)"
         number = db.execute(sql, (*row, mark)).lastrowid
-        for table, rows in tables.items():
-            marks = ", ?" * len(TABLES[table].__annotations__)
-            sql = f"INSERT INTO {table} VALUES (?{marks})"
-            db.executemany(sql, ((number, *values) for values in rows))
+        for table, of in tables.items():
+            sql = f"INSERT INTO {table} VALUES (?{', ?' * len(of.columns)})"
+            lists = [column.tolist() for column in of.columns]
+            db.executemany(sql, zip(repeat(number), *lists, strict=False))
         extend_seal(db, ledger_digest(run.key, run.status, mark))
         return True
 
     def records(self, keys: Sequence[str]) -> pd.DataFrame:
-        """Training records of these runs: `key` and the fields of `Record`, in their order."""
+        """Training records of these runs: `key` and the fields of `Record`, in their order.
+
+        Here and below a column of text is a categorical.
+        """
         return self._frame("record", keys)
 
     def trials(self, keys: Sequence[str]) -> pd.DataFrame:
@@ -183,19 +189,34 @@ class Store:
         return rows
 
     def _frame(self, table: str, keys: Sequence[str]) -> pd.DataFrame:
-        fields = list(TABLES[table].__annotations__)
-        columns = ", ".join(f'"{field}"' for field in fields)
-        sql = f"SELECT {columns} FROM {table} WHERE run = ? ORDER BY rowid"
-        parts: list[list[Any]] = [[] for _ in ("key", *fields)]
-        for number, _, *row in self._rows(keys):
-            try:
-                arrays, as_written = columns_of(TABLES[table], self.connection.query(sql, number))
-            except (ValueError, OverflowError) as error:
-                raise self.connection.damaged(f"run {row[0][:12]}: {error}") from None
-            if as_written != row[FIELDS.index(f"{table}s")]:
-                raise self.connection.damaged(f"run {row[0][:12]}: its {table}s are not all there")
-            key = np.full(len(arrays[0]), row[0], object)
-            for part, array in zip(parts, (key, *arrays), strict=True):
-                part.append(array)
-        joined = [np.concatenate(part) if part else np.empty(0, object) for part in parts]
-        return pd.DataFrame(dict(zip(("key", *fields), joined, strict=True)))
+        runs = self._rows(keys)
+        found = [self._measured(table, *run) for run in runs]
+        of = np.repeat(np.arange(len(runs), dtype=np.int32), [len(part) for part in found])
+        columns: dict[str, Column] = {"key": Words(of, [run[2] for run in runs])}
+        for at, (field, kind) in enumerate(TABLES[table].__annotations__.items()):
+            parts: list[Any] = [part.columns[at] for part in found]
+            if kind is str:
+                columns[field] = joined_words(parts)
+            else:
+                columns[field] = np.concatenate([np.empty(0, kind), *parts])
+        return pd.DataFrame({name: _series(column) for name, column in columns.items()})
+
+    def _measured(self, table: str, number: int, _: str, *row: Any) -> Columns:
+        """A table's rows of one run, all as they were written."""
+        run = f"run {row[0][:12]}"
+        try:
+            with self.connection.translated():
+                found = read(self.connection.db, table, number)
+        except UserError:
+            raise
+        except (ValueError, TypeError, OverflowError) as error:
+            raise self.connection.damaged(f"{run}: {error}") from None
+        if found.digest() != row[FIELDS.index(f"{table}s")]:
+            raise self.connection.damaged(f"{run}: its {table}s are not all there")
+        return found
+
+
+def _series(column: Column) -> Any:
+    if isinstance(column, Words):
+        return pd.Categorical.from_codes(column.codes_N, pd.Index(column.words))
+    return column

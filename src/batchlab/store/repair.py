@@ -8,7 +8,6 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from batchlab.record import BinRecord, Record, TrialRecord
 from batchlab.spec import UserError
 from batchlab.store.address import files_at
 from batchlab.store.check import (
@@ -21,7 +20,7 @@ from batchlab.store.check import (
 from batchlab.store.database import FILE, Run, Store
 from batchlab.store.files import sync_directory
 from batchlab.store.owners import living
-from batchlab.store.schema import TABLES, VERSION, create, rows_of
+from batchlab.store.schema import TABLES, VERSION, create, read
 
 DAMAGED = "damaged"  # where the damaged files go
 ELSEWHERE = "address"  # ...in it, those that were not in the store
@@ -164,13 +163,8 @@ def _salvage(db: sqlite3.Connection, store: Store) -> list[Damage]:
         if problem is None:
             row = run_row(db, number)
             assert row is not None
-            records, trials, bins = (rows_of(db, table, number) for table in TABLES)
-            store.add(
-                Run(*row[:7]),
-                (Record(*values) for values in records),
-                (TrialRecord(*values) for values in trials),
-                (BinRecord(*values) for values in bins),
-            )
+            records, trials, bins = (read(db, table, number) for table in TABLES)
+            store.add(Run(*row[:7]), records, trials, bins)
             misses = 0
         elif problem == "can't be found":
             misses += 1

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from batchlab.record import BinRecord, Record, TrialRecord
-from batchlab.store.digest import NOTHING, digest, joined, rows_digest
+from batchlab.store.columns import Columns
+from batchlab.store.digest import NOTHING, digest, joined
 from batchlab.store.files import sync_directory
 
 FILE = "batchlab.sqlite"
@@ -115,11 +116,8 @@ def migrate(db: sqlite3.Connection, version: int) -> None:
 
 def _describe(db: sqlite3.Connection, number: int) -> None:
     """Last values and digests of a run that has none yet."""
-    measured = [rows_of(db, table, number) for table in TABLES]
-    told = (
-        final(measured[0]),
-        *(rows_digest(of, rows) for of, rows in zip(TABLES.values(), measured, strict=True)),
-    )
+    measured = [read(db, table, number) for table in TABLES]
+    told = (final(measured[0]), *(of.digest() for of in measured))
     columns = ", ".join(FIELDS[:7])
     row = db.execute(f"SELECT {columns} FROM run WHERE id = ?", (number,)).fetchone()
     db.execute(
@@ -128,11 +126,12 @@ def _describe(db: sqlite3.Connection, number: int) -> None:
     )
 
 
-def rows_of(db: sqlite3.Connection, table: str, run: int) -> list[tuple[Any, ...]]:
-    """What was measured on a run, as it was written."""
-    fields = ", ".join(f'"{field}"' for field in TABLES[table]._fields)  # type: ignore[attr-defined]
-    sql = f"SELECT {fields} FROM {table} WHERE run = ? ORDER BY rowid"
-    return db.execute(sql, (run,)).fetchall()
+def read(db: sqlite3.Connection, table: str, run: int) -> Columns:
+    """What was measured on a run, as it was written; raises as `Columns.read` does."""
+    kinds = TABLES[table].__annotations__
+    told = [f"ifnull(\"{f}\", 'nan')" if kind is float else f'"{f}"' for f, kind in kinds.items()]
+    sql = f"SELECT {', '.join(told)} FROM {table} WHERE run = ? ORDER BY rowid"
+    return Columns.read(TABLES[table], db.execute(sql, (run,)))
 
 
 def final(records: Iterable[Sequence[Any]]) -> str:

@@ -362,18 +362,19 @@ def least_tail_gain(t: Trials) -> float:
 
 
 def _tail_logs(t: Trials, sizes: list[int]) -> list[float]:
-    beyond = t.bins[_least(t.bins) >= tail_threshold(t.bins)]
-    counts = beyond.groupby("batch_size")["frequency"].sum()
-    return [float(np.log10(1 + int(counts.get(size, 0)))) for size in sizes]
+    of, frequency = (t.bins[name].to_numpy() for name in ("batch_size", "frequency"))
+    beyond = _least(t.bins) >= tail_threshold(t.bins)
+    return [float(np.log10(1 + int(frequency[beyond & (of == size)].sum()))) for size in sizes]
 
 
 def tail_threshold(bins: pd.DataFrame) -> float:
     """The edge of a bin that at most one in a thousand of all values lie beyond, by size."""
-    sizes = pd.DataFrame({"least": _least(bins), "frequency": bins["frequency"]})
-    counts = sizes.groupby("least")["frequency"].sum().sort_index(ascending=False)
-    beyond = counts.cumsum() <= counts.sum() / 1000
-    inside = counts.index[beyond]
-    return float(inside.min() if len(inside) else counts.index[0])
+    edges, place = np.unique(_least(bins), return_inverse=True)
+    counts = np.zeros(len(edges), np.int64)
+    np.add.at(counts, place, bins["frequency"].to_numpy())
+    beyond = counts[::-1].cumsum() <= counts.sum() / 1000
+    inside = edges[::-1][beyond]
+    return float(inside.min() if len(inside) else edges[-1])
 
 
 def shape_exponent(t: Trials) -> float:
@@ -381,9 +382,11 @@ def shape_exponent(t: Trials) -> float:
     return exponent(t.sizes, np.nanmean(t.kurtoses, axis=(1, 2)))
 
 
-def _least(bins: pd.DataFrame) -> "pd.Series[float]":
+def _least(bins: pd.DataFrame) -> NDArray[np.float64]:
     """The smallest absolute value in each bin; rounded, so that both signs have one edge."""
-    return bins[["low", "high"]].abs().min(axis=1).round(12)
+    edges_N2 = bins[["low", "high"]].to_numpy(dtype=np.float64)
+    least_N: NDArray[np.float64] = np.abs(edges_N2).min(axis=1).round(12)
+    return least_N
 
 
 def _second(protocol: Protocol) -> int:

@@ -5,14 +5,16 @@ Shapes: S seeds.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from batchlab.analysis.intervals import Interval, exponential, mean_interval, mean_intervals
+from batchlab.analysis.variance import Shares, shares
 from batchlab.record import ALL, WEIGHTS
 from batchlab.spec import CONVENTIONS, Cadence, Optimizer, Phase, Protocol, TrainSpec
 
@@ -68,6 +70,20 @@ class Curve(NamedTuple):
     value: NDArray[np.float64]
 
 
+class Part(NamedTuple):
+    """One quantity of one layer in every pass, and the batch sizes that it was measured at."""
+
+    sizes_Z: NDArray[np.int64]
+    value_ZDO: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame) -> Self:
+        """From rows in the order of their batch sizes, draws and orders, none of which lacks."""
+        sizes, draws, orders = (np.unique(rows[name]) for name in ("batch_size", "draw", "order"))
+        values = rows["value"].to_numpy(dtype=np.float64)
+        return cls(sizes, values.reshape(len(sizes), len(draws), len(orders)))
+
+
 class Trials:
     """Gradient trials from one checkpoint under one convention.
 
@@ -81,9 +97,12 @@ class Trials:
         """
         self.bins = bins
         ordered = rows.sort_values(["batch_size", "draw", "order"])
-        self._parts = dict(list(ordered.groupby(["name", "layer"], sort=False)))
+        self._parts = {
+            (str(name), str(layer)): Part.of(part)
+            for (name, layer), part in ordered.groupby(["name", "layer"], sort=False, observed=True)
+        }
         self.sizes: NDArray[np.int64] = np.sort(rows["batch_size"].unique())  # Z
-        self.layers = list(dict.fromkeys(rows["layer"]))  # from input to output
+        self.layers = list(rows["layer"].unique())  # from input to output
         self.norms = self.values("norm")  # Euclidean norm of the pass's gradient (Z, D, O)
         self.kurtoses = self.values("kurtosis")  # of its raw values (Z, D, O)
         self.means: NDArray[np.float64] = self.norms.mean(axis=(1, 2))  # over all passes (Z)
@@ -93,9 +112,7 @@ class Trials:
 
         Other layers are measured in the first draws alone, so that their D is smaller.
         """
-        rows = self._parts[name, layer or self.layers[-1]]
-        shape = [rows[column].nunique() for column in ("batch_size", "draw", "order")]
-        return rows["value"].to_numpy(dtype=np.float64).reshape(shape)
+        return self._parts[name, layer or self.layers[-1]].value_ZDO
 
     @property
     def deviations(self) -> NDArray[np.float64]:
@@ -103,41 +120,42 @@ class Trials:
         spread: NDArray[np.float64] = self.norms.std(axis=(1, 2), ddof=1)
         return spread
 
+    @cached_property
+    def shares(self) -> dict[int, Shares]:
+        """Of crossed trials, shares of the norm's variance by batch size."""
+        return {int(b): shares(of_DO) for b, of_DO in zip(self.sizes, self.norms, strict=True)}
+
     def pair(self, one: int, other: int) -> NDArray[np.float64]:
         """Cosine between the passes at two batch sizes, one entry a detailed pass; else empty."""
         for a, b in ((one, other), (other, one)):
-            rows = self._parts.get((f"cosine to {b}", self.layers[-1]))
-            if rows is not None and (of := rows["batch_size"] == a).any():
-                return rows.loc[of, "value"].to_numpy(dtype=np.float64)
+            part = self._parts.get((f"cosine to {b}", self.layers[-1]))
+            if part is not None and a in part.sizes_Z:
+                cosines: NDArray[np.float64] = part.value_ZDO[part.sizes_Z == a].ravel()
+                return cosines
         return np.empty(0)
 
 
-@dataclass(frozen=True, slots=True)
 class Start:
     """What the detailed draws of one trials spec measured at the starting weights.
 
     Two kinds: the samples' own gradients, and the moments of first-order theory.
     """
 
-    rows: pd.DataFrame  # a row a draw, layer and name
-    bins: pd.DataFrame | None  # the histogram that comes with it, if any
+    def __init__(self, rows: pd.DataFrame, bins: pd.DataFrame | None) -> None:
+        """From a row a draw, layer and name, and the histogram that comes with it, if any."""
+        self.bins = bins
+        self._values = {
+            (str(name), str(layer)): part.to_numpy(dtype=np.float64)
+            for (name, layer), part in rows.groupby(["name", "layer"], sort=False, observed=True)[
+                "value"
+            ]
+        }
+        self.names = list(rows["name"].unique())  # the quantities measured
+        self.layers = list(rows["layer"].unique())  # from input to output
 
     def values(self, name: str, layer: str | None = None) -> NDArray[np.float64]:
         """A quantity in every draw (D), of the layer named or of the only one."""
-        chosen = self.rows[self.rows["name"] == name]
-        if layer is not None:
-            chosen = chosen[chosen["layer"] == layer]
-        return chosen["value"].to_numpy(dtype=np.float64)
-
-    @property
-    def names(self) -> list[str]:
-        """The quantities measured."""
-        return list(dict.fromkeys(self.rows["name"]))
-
-    @property
-    def layers(self) -> list[str]:
-        """The layers measured, from input to output."""
-        return list(dict.fromkeys(self.rows["layer"]))
+        return self._values.get((name, layer or self.layers[-1]), np.empty(0))
 
 
 class Results:
@@ -154,10 +172,12 @@ class Results:
     ) -> None:
         """`status` maps keys of stored runs to `finished` or `diverged`; frames as stored."""
         self.protocol, self.seeds = protocol, range(seeds)
-        counted = dict(list(bins.groupby(["key", "convention"], sort=False)))
+        counted = dict(list(bins.groupby(["key", "convention"], sort=False, observed=True)))
         self._trials: dict[tuple[str, str], Trials] = {}
         self._starts: dict[tuple[str, str], Start] = {}
-        for (key, convention), rows in trials.groupby(["key", "convention"], sort=False):
+        for (key, convention), rows in trials.groupby(
+            ["key", "convention"], sort=False, observed=True
+        ):
             of = (str(key), str(convention))
             if convention in CONVENTIONS:
                 self._trials[of] = Trials(rows, counted[key, convention])
@@ -168,7 +188,9 @@ class Results:
             (str(key), str(name), str(layer)): Curve(
                 part["step"].to_numpy(), part["epoch"].to_numpy(), part["value"].to_numpy()
             )
-            for (key, name, layer), part in records.groupby(["key", "name", "layer"], sort=False)
+            for (key, name, layer), part in records.groupby(
+                ["key", "name", "layer"], sort=False, observed=True
+            )
         }
         for key in status:
             train, test = (self._curves.get((key, f"{s}_accuracy", ALL)) for s in ("train", "test"))

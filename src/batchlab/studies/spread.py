@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from batchlab.analysis import curves, first_order
 from batchlab.analysis.intervals import Condition, mean_interval
-from batchlab.analysis.variance import Shares, shares
+from batchlab.analysis.variance import Shares
 from batchlab.record import FIRST_ORDER, Finding, Panel, Table
 from batchlab.spec import Convention
 from batchlab.studies import spread_panels
@@ -95,10 +95,7 @@ class Spread(TrialsStudy):
 
     def shares(self, results: Results, regime: str) -> list[dict[int, Shares]]:
         """Shares of the norm's variance by batch size, one entry a seed."""
-        return [
-            {int(size): shares(norms) for size, norms in zip(t.sizes, t.norms, strict=True)}
-            for t in self.measured_crossed(results, regime, HEADLINE)
-        ]
+        return [t.shares for t in self.measured_crossed(results, regime, HEADLINE)]
 
     def _mostly_draw(self, results: Results) -> Finding:
         sizes = results.protocol.crossed_batch_sizes[:-1]  # one batch has no order
