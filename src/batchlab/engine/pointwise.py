@@ -16,6 +16,9 @@ from batchlab.engine.step import ClosedForm, InPlaceSGD, gradient_of
 from batchlab.spec import batch_slices
 
 
+CLASSES = 1024  # at most: one program has a whole row of them
+
+
 def backward(
     weights_OI: Sequence[torch.Tensor],
     biases_O: Sequence[torch.Tensor],
@@ -102,5 +105,7 @@ def suits(layers: Sequence[nn.Linear]) -> bool:
     """Whether these steps are for such layers: in single precision on CUDA, if kernels can be
     built."""
     weights = [layer.weight for layer in layers]
+    if layers[-1].out_features > CLASSES:
+        return False
     simple = all(w.is_contiguous() and w.dtype == torch.float32 for w in weights)
     return simple and weights[0].is_cuda and can_launch()
