@@ -15,7 +15,6 @@ from batchlab.engine.launching import can_launch
 from batchlab.engine.step import ClosedForm, InPlaceSGD, gradient_of
 from batchlab.spec import batch_slices
 
-
 CLASSES = 1024  # at most: one program has a whole row of them
 
 
