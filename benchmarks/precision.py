@@ -2,9 +2,9 @@
 
 Runs the command twice from nothing, in directories that are gone afterwards, and prints a row a
 finding and reading: both verdicts, both effects and their difference, and what each run took; or
-reads two `findings.json` that were made before (`--from FLOAT32 BF16`). Only
-training multiplies in bf16 (and there only what is not left to the compiled loop); gradient trials
-start from what it trained, and evaluations are in float32.
+reads two `findings.json` that were made before (`--from FLOAT32 BF16`). Training multiplies in bf16
+(but for what is left to the compiled loop), evaluation and the gradient's norm too; gradient trials
+start from what was trained, and multiply in full.
 
     python benchmarks/precision.py [--workload digits|mnist] [--seeds N] [--trials N]
                                    [--study ID ...] [--data-dir DIR] [--from FILE FILE]
