@@ -60,19 +60,11 @@ class PointwiseSGD(InPlaceSGD):
         """Batch by batch."""
         weights, biases = ([of[0] for of in both] for both in (self._weights, self._biases))
         for rows in batch_slices(len(x_NI), size):
-            self._signs.append(x_NI.new_empty(1))
-            passed = backward(
-                weights,
-                biases,
-                x_NI[rows],
-                y_N[rows],
-                biases,
-                self._signs[-1],
-                -self._rate,
-                keep=True,
-            )
+            x, y, sign = x_NI[rows], y_N[rows], x_NI.new_empty(1)
+            passed = backward(weights, biases, x, y, biases, sign, -self._rate, keep=True)
             for index, d, h in passed:
                 weights[index].addmm_(d.mT, h, alpha=-self._rate)
+            self._signs.append(sign)
 
 
 class PointwiseOptimizer(ClosedForm):
@@ -84,19 +76,11 @@ class PointwiseOptimizer(ClosedForm):
         of_weights = [gradient_of(layer.weight) for layer in self._layers]
         of_biases = [gradient_of(layer.bias) for layer in self._layers]
         for rows in batch_slices(len(x_NI), size):
-            self._signs.append(x_NI.new_empty(1))
-            passed = backward(
-                weights,
-                biases,
-                x_NI[rows],
-                y_N[rows],
-                of_biases,
-                self._signs[-1],
-                1.0,
-                keep=False,
-            )
+            x, y, sign = x_NI[rows], y_N[rows], x_NI.new_empty(1)
+            passed = backward(weights, biases, x, y, of_biases, sign, 1.0, keep=False)
             for index, d, h in passed:
                 torch.mm(d.mT, h, out=of_weights[index])
+            self._signs.append(sign)
             self._optimizer.step()
 
 

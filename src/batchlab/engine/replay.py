@@ -1,6 +1,6 @@
 """Steps that are recorded once and replayed, on a GPU: `TOGETHER` at a time, or one by one.
 
-A step of a small model is some twenty-five operations, and the host takes longer to start them than
+A step of a small model is twenty operations and more, and the host takes longer to start them than
 a GPU to do them.
 
 Every batch is copied to one place before a step, whether the step is replayed or not: a product's
