@@ -87,7 +87,7 @@ def table(layers: list[nn.Linear], x: torch.Tensor, y: torch.Tensor, sizes: list
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     walker = Walker(layers, x, y, deep=False)
-    list(Sums(walker, SAMPLES, len(layers) - 1, 0).of(max(sizes), RATE))
+    list(Sums(walker).of(max(sizes), RATE))
     walker.walk(SMALL, RATE)
     used = (torch.cuda.max_memory_allocated() - before) / replicas
     print(f"{replicas} trials, {used / 2**20:.0f} MiB each beside their samples")

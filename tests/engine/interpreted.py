@@ -10,14 +10,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
 import torch
 
-INTERPRETED = find_spec("triton") is not None and not torch.cuda.is_available()
+from batchlab.engine.launching import TRITON
+
+INTERPRETED = TRITON and not torch.cuda.is_available()
 TIMEOUT_S = 300.0
 
 if INTERPRETED:

@@ -194,7 +194,7 @@ def test_small_batches_of_single_precision_data_are_walked_in_double() -> None:
             error = float((mine - theirs).norm() / theirs.norm())
             assert error < (1e-10 if small else 1e-4)
     with torch.no_grad():  # what is measured on them is single again
-        sums = Sums(Walker(layers, x[None], y[None], deep=False), SAMPLES, 2, 0)
+        sums = Sums(Walker(layers, x[None], y[None], deep=False))
         assert {g.dtype for size in (1, 35) for *_, g in sums.of(size, RATE)} == {torch.float32}
 
 

@@ -16,11 +16,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from statistics import median
 
 import torch
 
+from batchlab.engine.launching import TRITON
 from batchlab.engine.timing import seconds, synchronize
 
 CAP_S = 60.0
@@ -95,7 +95,7 @@ def decide(
 
 def _missing(device: torch.device) -> str | None:
     """What `torch.compile` needs and is not here."""
-    if device.type == "cuda" and find_spec("triton") is None:
+    if device.type == "cuda" and not TRITON:
         return "no Triton to compile with"
     names = [os.environ.get("CXX", ""), "g++", "clang++", "cl"]
     if device.type == "cpu" and not any(name and shutil.which(name) for name in names):

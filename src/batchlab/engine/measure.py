@@ -112,7 +112,7 @@ class Measure:
             else:
                 start = Start.of(self._layers, x_RMI, y_RM)
             walker = Walker(self._layers, x_RMI, y_RM, deep=deep > 0, start=start)
-            sums = Sums(walker, spec.samples, last, deep)
+            sums = Sums(walker, deep)
             for size in spec.batch_sizes:
                 for k, convention, gradient_ROI in sums.of(size, spec.learning_rate):
                     if convention in spec.conventions:

@@ -31,12 +31,13 @@ SUMS: tuple[Convention, ...] = ("sum-frozen", "sum-stepping", "sum-last")
 class Sums:
     """The gradients of R trials' passes, at one batch size after another."""
 
-    def __init__(self, walker: Walker, samples: int, last: int, deep: int) -> None:
-        """Of the last layer, with this index from the input, and of all layers of the first `deep`
-        trials, for which the walker must be deep."""
-        self._walker, self._samples = walker, samples
-        self._last, self._deep = last, deep
+    def __init__(self, walker: Walker, deep: int = 0) -> None:
+        """Of the last layer, and of all layers of the first `deep` trials, for which the walker
+        must be deep."""
+        self._walker, self._deep = walker, deep
         self.frozen = walker.frozen()
+        self._samples = self.frozen.updates[-1].shape[1]
+        self._last = last = len(self.frozen.updates) - 1
         layers = range(last + 1) if deep else [last]
         self._total = {k: self._of(self.frozen, k).sum(k, ALL) for k in layers}
 
