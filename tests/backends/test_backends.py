@@ -3,6 +3,9 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -208,6 +211,96 @@ def test_a_lost_worker_is_replaced(tmp_path: Path) -> None:
         )
     )
     assert results == {0: "a", 1: "b", 2: "c"}
+
+
+class KilledMidway:
+    """A result whose worker is killed when a part of it has been sent."""
+
+    def __reduce__(self) -> tuple[type, tuple[bytes]]:
+        main = threading.get_ident()
+        threading.Thread(target=kill_when_sending, args=(main,)).start()
+        return bytes, (bytes(200_000_000),)
+
+
+def kill_when_sending(main: int) -> None:
+    while sys._current_frames()[main].f_code.co_name != "_send":
+        pass
+    time.sleep(0.002)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_sending_once(item: Path, report: Report) -> object:
+    report(1)
+    if item.exists():
+        return item.name
+    item.write_text("")
+    return KilledMidway()
+
+
+def test_a_worker_lost_with_half_of_its_result_sent(tmp_path: Path) -> None:
+    items = [tmp_path / name for name in "abc"]
+    heard: Counter[int] = Counter()
+    results = dict(
+        Processes(2, 1, "forkserver").map(
+            die_sending_once,
+            items,
+            progress=lambda index, units: heard.update({index: units}),
+            stopping=lambda: False,
+        )
+    )
+    assert results == {0: "a", 1: "b", 2: "c"}
+    assert heard == {0: 1, 1: 1, 2: 1}
+
+
+def test_workers_lost_before_they_have_work() -> None:
+    backend = Processes(2, 1)
+    before = multiprocessing.active_children()
+    backend.start(double)
+    workers = [child for child in multiprocessing.active_children() if child not in before]
+    assert len(workers) == 2
+    for worker in workers:
+        worker.kill()
+    silent = lambda *_: None  # noqa: E731
+    results = dict(backend.map(double, [5, 6], progress=silent, stopping=lambda: False))
+    assert results == {0: 10, 1: 12}
+    assert not any(child in multiprocessing.active_children() for child in workers)
+
+
+UNUSED = """
+from batchlab.backends.processes import Processes
+backend = Processes(2, 1, "fork")
+backend.start(print)
+raise SystemExit(3)
+"""
+
+
+def test_workers_that_are_never_used_end_with_the_command() -> None:
+    assert subprocess.run([sys.executable, "-c", UNUSED], timeout=60, check=False).returncode == 3
+
+
+class Unpicklable(Exception):
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def odd(item: int, report: Report) -> object:  # noqa: ARG001
+    if item:
+        raise Unpicklable(1, 2)
+    return lambda: None
+
+
+def test_what_can_not_be_sent_back_is_told_of() -> None:
+    silent = lambda *_: None  # noqa: E731
+    for item, said in ((0, "pickle"), (1, "Unpicklable: 1 and 2")):
+        with pytest.raises(Exception, match=said):
+            list(Processes(1, 1).map(odd, [item], progress=silent, stopping=lambda: False))
+
+
+def test_a_workers_traceback_comes_too() -> None:
+    silent = lambda *_: None  # noqa: E731
+    with pytest.raises(ValueError, match="is bad") as raised:
+        list(Processes(1, 1).map(refuse, [1], progress=silent, stopping=lambda: False))
+    assert any("in refuse" in note for note in raised.value.__notes__)
 
 
 def test_but_not_for_ever() -> None:

@@ -31,13 +31,10 @@ class Pool(Protocol):
         """Begin the work of an item, of which there are never more than workers."""
 
     def ended(self, heard: Heard) -> list[Ended]:
-        """What has ended by now, waited for a moment; `heard` gets all reports so far.
+        """What has ended by now, waited for a moment; `heard` gets its reports, and others' so far.
 
         Where workers were lost there are others in their place.
         """
-
-    def finish(self, heard: Heard) -> None:
-        """Nothing is under way any more: `heard` gets the last reports."""
 
     def close(self) -> None:
         """Have whatever is still under way save itself and end; no worker is left."""
@@ -87,7 +84,6 @@ def run(
                 del one  # a result is held no longer than it is dealt with
             if asked:
                 raise Interrupted
-        pool.finish(progress)
     finally:
         pool.close()
 

@@ -1,32 +1,24 @@
-"""Several processes on this machine, each with its own threads."""
+"""Several processes on this machine, each with its own threads.
 
+Each is at the far end of a pipe of its own and shares no lock, so that any of them may be killed at
+any moment, with half of a result sent too, and nobody waits for ever: `docs/decisions/0013`.
+"""
+
+import atexit
 import multiprocessing
-import os
-import queue
+import pickle
 import signal
-import threading
+import time
+import traceback
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.queues import Queue
-from multiprocessing.synchronize import Event
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
-from batchlab.backends.base import (
-    Interrupted,
-    Item,
-    Result,
-    Work,
-    always,
-    limit_threads,
-    waits,
-)
+from batchlab.backends.base import Interrupted, Item, Result, Work, always, limit_threads, waits
 from batchlab.backends.pool import POLL_S, Ended, Heard, run
-
-# What a worker process was given at its start; a pool's initializer has no other place for it.
-_reports: "Queue[tuple[int, int]]"
-_stop: Event
-_working = threading.Lock()
 
 
 class Processes:
@@ -43,8 +35,10 @@ class Processes:
     def start(self, work: Work[Any, Any]) -> None:
         """Have the processes of the next map start."""
         if self._started is None:
-            self._started = _Processes(self.workers, self.threads, self._method)
-            self._started.warm(work)
+            self._started = self._pool(self.workers, work)
+
+    def _pool(self, workers: int, work: Work[Any, Any]) -> "_Processes":
+        return _Processes(workers, self.threads, self._method, work)
 
     def map(
         self,
@@ -63,7 +57,7 @@ class Processes:
         workers = min(self.workers, len(items))
         started, self._started = self._started, None
         yield from run(
-            started or _Processes(workers, self.threads, self._method),
+            started or self._pool(workers, work),
             workers,
             work,
             items,
@@ -74,107 +68,132 @@ class Processes:
         )
 
 
+@dataclass(slots=True)
+class _Worker:
+    """A process, this end of its pipe, and the item that it has."""
+
+    process: BaseProcess
+    pipe: Connection
+    index: int | None = None
+
+
 class _Processes:
-    """The pool: one that has lost a process ends the others too, and another takes its place."""
+    """The pool: another process takes the place of one that is lost."""
 
-    def __init__(self, workers: int, threads: int, method: str) -> None:
-        self._workers, self._threads = workers, threads
-        self._context = multiprocessing.get_context(method)
-        self._index_of: dict[Future[Any], int] = {}  # what is under way
-        self._start()
+    def __init__(self, workers: int, threads: int, method: str, work: Work[Any, Any]) -> None:
+        self._context: Any = multiprocessing.get_context(method)
+        self._given = threads, work
+        self._workers: list[_Worker] = []
+        # Where no map comes to it they would wait for a caller that waits for them in the end.
+        atexit.register(self.close)
+        for _ in range(workers):
+            self._workers.append(self._begin())
 
-    def _start(self) -> None:
-        # A process may have died with a lock of these: each executor has its own.
-        self._reports, self._stop = self._context.Queue(), self._context.Event()
-        given = (self._reports, self._stop, self._threads)
-        self._executor = ProcessPoolExecutor(self._workers, self._context, _start, given)
-
-    def warm(self, work: Work[Any, Any]) -> None:
-        """Have every process start and import the work."""
-        for _ in range(self._workers):
-            self._executor.submit(_imported, work)
+    def _begin(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        # A fork has copies of all; nobody would see the end of a pipe that it holds open.
+        forked = self._context.get_start_method() == "fork"
+        copies = [ours, *(worker.pipe for worker in self._workers)] if forked else []
+        process = self._context.Process(target=_serve, args=(theirs, copies, *self._given))
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
 
     def submit(self, work: Work[Item, Any], item: Item, index: int) -> None:
-        """Begin it; where the pool is broken already, `ended` says so."""
-        try:
-            future = self._executor.submit(_run, work, item, index)
-        except BrokenProcessPool as error:
-            future = Future()
-            future.set_exception(error)
-        self._index_of[future] = index
+        """Give it to one that has none; where that has died, `ended` says so."""
+        worker = next(worker for worker in self._workers if worker.index is None)
+        call = pickle.dumps((work, item))
+        worker.index = index
+        with suppress(OSError):
+            worker.pipe.send_bytes(call)
 
     def ended(self, heard: Heard) -> list[Ended]:
-        """All that were under way, where a process was lost."""
-        done, _ = wait(self._index_of, POLL_S, FIRST_COMPLETED)
-        broken = any(isinstance(future.exception(), BrokenProcessPool) for future in done)
-        if broken:
-            done, _ = wait(self._index_of)  # all of a broken pool's futures end
-        self._drain(heard)
-        if broken:
-            self.close()
-            self._start()
-        return [_ended(self._index_of.pop(future), future) for future in done]
-
-    def _drain(self, heard: Heard) -> None:
-        while True:
+        """What has, of a moment's waiting."""
+        busy = [worker for worker in self._workers if worker.index is not None]
+        ready = wait([worker.pipe for worker in busy], POLL_S)
+        found = []
+        for worker in (one for one in busy if one.pipe in ready):
+            assert worker.index is not None
             try:
-                heard(*self._reports.get_nowait())
-            except queue.Empty:
-                return
+                told = worker.pipe.recv_bytes()
+            except (EOFError, OSError):  # the second where it ends in the midst of something
+                found.append(Ended(worker.index, lost=True))
+                self._replace(worker)
+                continue
+            units, end = pickle.loads(told)
+            if units:
+                heard(worker.index, units)
+            if end is not None:
+                found.append(Ended(worker.index, *end))
+                worker.index = None
+        return found
 
-    def finish(self, heard: Heard) -> None:
-        """A worker's last reports may come after its last result: let all end first."""
-        self._shutdown()
-        self._drain(heard)
-
-    def _shutdown(self) -> None:
-        self._executor.shutdown(wait=True, cancel_futures=True)
+    def _replace(self, worker: _Worker) -> None:
+        worker.pipe.close()
+        worker.process.join()
+        self._workers.remove(worker)
+        self._workers.append(self._begin())
 
     def close(self) -> None:
         """Have whatever is still under way save itself and end."""
-        self._stop.set()
-        self._shutdown()
-        self._reports.cancel_join_thread()
-        self._reports.close()
+        for worker in self._workers:
+            worker.pipe.close()
+        for worker in self._workers:
+            worker.process.join()
+        atexit.unregister(self.close)
 
 
-def _ended(index: int, future: Future[Any]) -> Ended:
-    error = future.exception()
-    if error is None:
-        return Ended(index, future.result())
-    return Ended(index, error=error, lost=isinstance(error, BrokenProcessPool))
-
-
-def _start(reports: "Queue[tuple[int, int]]", stop: Event, threads: int) -> None:
-    global _reports, _stop
-    _reports, _stop = reports, stop
-    # Ctrl-C goes to the whole process group; the parent decides, the workers are told to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A pool that has lost a worker ends the others so; a fork would have the parent's handler.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _serve(
+    pipe: Connection,
+    copies: Sequence[Connection],
+    threads: int,
+    work: Work[Any, Any],  # noqa: ARG001, a function comes by its module's name, and is imported
+) -> None:
+    """A worker: do what comes through the pipe, until its other end is closed or has died."""
+    for copy in copies:
+        copy.close()
+    # Both may go to all processes at once; the parent decides, its workers are told to stop.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     limit_threads(threads)
+    with suppress(EOFError, OSError):
+        while True:
+            call = pipe.recv_bytes()
+            pipe.send_bytes(_answer(call, _Line(pipe)))
 
 
-def _imported(work: Work[Any, Any]) -> None:
-    """A function comes by its module's name, and is imported."""
+def _answer(call: bytes, line: "_Line") -> bytes:
+    """Units not told of yet, and the result and no error, or no result and the error, pickled."""
+    try:
+        work, item = pickle.loads(call)
+        result = work(item, line.report)
+        return pickle.dumps((line.units, (result, None)))
+    except BaseException as error:  # raised again where the results are read
+        said = "".join(traceback.format_exception(error))
+        error.add_note(f"On a worker:\n{said}")
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # whatever its class makes of that
+            error = RuntimeError(said)
+        return pickle.dumps((line.units, (None, error)))
 
 
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would train on for nobody, or wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        _stop.set()
-        with _working:  # what is under way saves itself first
-            os._exit(1)
+class _Line:
+    """Reports of a worker to its parent, and the wish to stop."""
 
+    def __init__(self, pipe: Connection) -> None:
+        self.units = 0  # not told of yet
+        self._pipe, self._told = pipe, time.monotonic()
 
-def _run(work: Work[Item, Result], item: Item, index: int) -> Result:
-    def report(units: int) -> None:
-        _reports.put((index, units))
-        if _stop.is_set():
-            raise Interrupted
-
-    with _working:
-        return work(item, report)
+    def report(self, units: int) -> None:
+        """So many more are done; raises `Interrupted` where the parent has closed the pipe."""
+        self.units += units
+        try:
+            if self._pipe.poll():  # while there is work nothing comes but the end
+                raise Interrupted
+            # Not each: a parent that is busy reads none, and a full pipe would be waited for.
+            if time.monotonic() - self._told > POLL_S:
+                self._pipe.send_bytes(pickle.dumps((self.units, None)))
+                self.units, self._told = 0, time.monotonic()
+        except OSError:
+            raise Interrupted from None

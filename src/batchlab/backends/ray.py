@@ -184,9 +184,6 @@ class _Tasks:
         elif now - self._roomy > ROOMLESS_S:
             raise no_room(self._needs)
 
-    def finish(self, heard: Heard) -> None:
-        """Results bring the last reports with them."""
-
     def close(self) -> None:
         """Have what is under way save itself and end, wherever it is."""
         self._stop = True
