@@ -38,6 +38,8 @@ def _wider_than_mkl() -> bool:
 
 _WIDER = _wider_than_mkl()
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+# Its bf16 is for CPUs with vectors of 512 bits, or bf16 of their own; PyTorch's products are for all.
+_ONEDNN_BF16 = _ONEDNN and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 # Where oneDNN's call, some 18 us longer than MKL's, is worth it by measurement (decision 0006).
 _LEAST = 64  # columns, and rows that are summed over
 _LEAST_WORK = 2**21 if _WIDER else 2**24  # multiplications
@@ -93,7 +95,7 @@ def rounded_affine(
 ) -> torch.Tensor:
     """The same by factors rounded to bf16, in bf16."""
     h, w, b = h_RMK.bfloat16(), w_RNK.bfloat16(), b_RN.bfloat16()
-    if _ONEDNN and h.device.type == "cpu" and len(h) == 1:
+    if _ONEDNN_BF16 and h.device.type == "cpu" and len(h) == 1:
         return _layer(h, w, b, relu)
     return _in_turn(torch.bmm, h, w, b, relu)
 
