@@ -18,12 +18,12 @@ class Interrupted(Exception):  # noqa: N818, a wish, not an error
 
 
 class WorkerLostError(UserError):
-    """Workers were killed at one item again and again, so that it is no chance any more."""
+    """Workers were lost at one item again and again, so that it is no chance any more."""
 
-    def __init__(self, times: int) -> None:
+    def __init__(self, times: int, how: str) -> None:
         super().__init__(
-            f"a worker process was killed {times} times at one job (out of memory?); give fewer "
-            "--workers; what is finished is kept, the same command goes on from there"
+            f"a worker process was lost {times} times at one job ({how}); what is finished is "
+            "kept, the same command goes on from there"
         )
 
 

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from batchlab.backends.base import Interrupted, Item, Result, Work, WorkerLostError
 
 POLL_S = 0.1  # between looks at results, progress and the wish to stop
-LOSSES = 3  # workers killed at one item: more than an accident
+LOSSES = 3  # workers lost at one item: more than an accident
+KILLED = "killed: out of memory? then give fewer --workers"
 
 Heard = Callable[[int, int], None]  # units done of the item with this index
 
@@ -21,7 +22,7 @@ class Ended:
     index: int
     result: Any = None
     error: BaseException | None = None
-    lost: bool = False
+    lost: str = ""  # how its worker was
 
 
 class Pool(Protocol):
@@ -111,7 +112,7 @@ class _Order:
         if one.lost:
             self._losses[one.index] += 1
             if self._losses[one.index] == LOSSES:
-                raise WorkerLostError(LOSSES)
+                raise WorkerLostError(LOSSES, one.lost)
             heapq.heappush(self._ready, one.index)
         elif one.error is None:
             for other in (i for i, on in enumerate(self._waiting) if on == one.index):

@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from batchlab.backends.base import Interrupted, Item, Result, Work, always, limit_threads, waits
-from batchlab.backends.pool import POLL_S, Ended, Heard, run
+from batchlab.backends.pool import KILLED, POLL_S, Ended, Heard, run
 
 
 class Processes:
@@ -117,8 +117,7 @@ class _Processes:
             try:
                 told = worker.pipe.recv_bytes()
             except (EOFError, OSError):  # the second where it ends in the midst of something
-                found.append(Ended(worker.index, lost=True))
-                self._replace(worker)
+                found.append(Ended(worker.index, lost=self._replace(worker)))
                 continue
             units, end = pickle.loads(told)
             if units:
@@ -128,11 +127,13 @@ class _Processes:
                 worker.index = None
         return found
 
-    def _replace(self, worker: _Worker) -> None:
+    def _replace(self, worker: _Worker) -> str:
+        """Begin another; how it was lost."""
         worker.pipe.close()
         worker.process.join()
         self._workers.remove(worker)
         self._workers.append(self._begin())
+        return _how(worker.process.exitcode or 0)
 
     def close(self) -> None:
         """Have whatever is still under way save itself and end."""
@@ -141,6 +142,15 @@ class _Processes:
         for worker in self._workers:
             worker.process.join()
         atexit.unregister(self.close)
+
+
+def _how(status: int) -> str:
+    """A process ended, by its exit status or less the signal's number."""
+    if status == -signal.SIGKILL:
+        return KILLED
+    if status < 0:
+        return f"by signal {-status}, {signal.strsignal(-status)}"
+    return f"exit status {status}: what it said stands above"
 
 
 def _serve(

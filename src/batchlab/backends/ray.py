@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from batchlab.backends import ray_worker
 from batchlab.backends.base import Item, Result, Wanted, Work, always, cores, waits
-from batchlab.backends.pool import POLL_S, Ended, Heard, run
+from batchlab.backends.pool import KILLED, POLL_S, Ended, Heard, run
 from batchlab.backends.ray_cluster import Needs, connected, no_room, room
 from batchlab.backends.ray_worker import versions
 from batchlab.spec import UserError
@@ -163,7 +163,7 @@ class _Tasks:
         try:
             node, found, units, result = ray.get(task)
         except LOST as error:
-            return Ended(index, error=error, lost=True)
+            return Ended(index, error=error, lost=KILLED)
         except RayTaskError as error:
             error.cause.__cause__ = error  # for its traceback on the worker
             return Ended(index, error=error.cause)

@@ -38,7 +38,7 @@ def _wider_than_mkl() -> bool:
 
 _WIDER = _wider_than_mkl()
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-# Its bf16 is for CPUs with vectors of 512 bits, or bf16 of their own; PyTorch's products are for all.
+# Its bf16 is for CPUs with vectors of 512 bits or bf16 of their own, PyTorch's for all.
 _ONEDNN_BF16 = _ONEDNN and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 # Where oneDNN's call, some 18 us longer than MKL's, is worth it by measurement (decision 0006).
 _LEAST = 64  # columns, and rows that are summed over
