@@ -113,8 +113,7 @@ def run_present(
 
     `target`: of the metric where there is one, else of the loss, or another run's; none: a
     validation loss that the run comes to. `branched`: branches will go on from it. `keep` gets the
-    marks so far. Raises `UserError` where
-    the run diverges, or ends before the target.
+    marks so far. Raises `UserError` where the run diverges, or ends before the target.
     """
     began = perf_counter()
     rate = settings.learning_rate or workload.learning_rate
