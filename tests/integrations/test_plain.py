@@ -1,6 +1,7 @@
 """Watches in a plain loop: the truth of each step, nothing changed, nothing left."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 from batchlab import Distance, GradientNorm, NoiseScale
 from batchlab.integrations.base import Watch
 from batchlab.probes.displacement import Displacement
-from batchlab.probes.norms import Floats, Norms
+from batchlab.probes.norms import Norms
 from batchlab.record import ALL
 from batchlab.spec import UserError
 from tests.integrations.loops import data, gradient, perceptron, train
@@ -301,14 +302,18 @@ def test_a_norm_that_the_noise_scale_has_found_is_not_measured_again(
     case: str, every: int, noise_every: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make, micro_batches = MODELS[case]
-    of, passes = Norms.of, 0
+    passes = 0
 
-    def counted(self: Norms, tensors: Sequence[Tensor]) -> Tensor | Floats:
-        nonlocal passes
-        passes += 1
-        return of(self, tensors)
+    def counted(measure: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*of: object) -> Any:
+            nonlocal passes
+            passes += 1
+            return measure(*of)
 
-    monkeypatch.setattr(Norms, "of", counted)
+        return call
+
+    for name in ("of", "with_rows"):
+        monkeypatch.setattr(Norms, name, counted(getattr(Norms, name)))
 
     def before(model: nn.Module, _: torch.optim.Optimizer) -> list[Watch]:
         noise = NoiseScale(model, every=noise_every)

@@ -10,7 +10,7 @@ from torch.func import functional_call, grad
 
 from batchlab.probes import norms
 from batchlab.probes.hooks import on_gradient
-from batchlab.probes.norms import Norms, of_rows
+from batchlab.probes.norms import Norms, of_rows, place
 from batchlab.probes.per_example import PerExampleNorms
 
 SHAPES: list[tuple[int, ...]] = [(), (1,), (0, 3), (17,), (33, 65), (3, 1, 129)]
@@ -78,8 +78,8 @@ def test_what_the_compiled_call_is_not_for(other: str) -> None:
     assert isinstance(told, Tensor)
     torch.testing.assert_close(told[0].double(), changed.double().norm(), rtol=1e-6, atol=0)
     if other != "a part":
-        assert of_rows(changed, torch.ones(3, 2), torch.Size([3, 2])) is None
-    assert of_rows(now, torch.ones(3, 2)[:1].expand(3, 2), torch.Size([3, 2])) is None
+        assert place(changed, torch.ones(3, 2), torch.Size([3, 2])) is None
+    assert place(now, torch.ones(3, 2)[:1].expand(3, 2), torch.Size([3, 2])) is None
 
 
 def test_large_tensors_are_left_to_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,11 +104,13 @@ def test_memory_that_has_moved() -> None:
 def test_rows(dtype: torch.dtype) -> None:
     a, d = torch.randn(7, 33, dtype=dtype), torch.randn(7, 5, dtype=dtype)
     both = torch.einsum("bi,bo->boi", a.double(), d.double())
-    told = of_rows(a, d.view(7, 1, 5), torch.Size([7, 5]))
+    there = place(a, d.view(7, 1, 5), torch.Size([7, 5]))
+    assert there is not None
+    told = of_rows(*there, dtype)
     assert told == pytest.approx((float(both.norm()), float(d.double().norm())), rel=1e-13)
-    assert told == of_rows(a, d, torch.Size([7, 5]))
+    assert there == place(a, d, torch.Size([7, 5]))
     assert told != pytest.approx((float(a.norm() * d.norm()), float(d.norm())), rel=1e-3)
-    assert of_rows(a[1:], d, torch.Size([7, 5])) is None
+    assert place(a[1:], d, torch.Size([7, 5])) is None
 
 
 def network() -> nn.Module:

@@ -102,6 +102,7 @@ class NoiseScale(Watch):
             raise UserError("clipped=True can't be undone for ranks: step before clipping instead")
         self._source: Source = source(self._model, optimizer if metric == "optimizer" else None)
         self._witness = Witness(self._model) if clipped else None
+        self._corrected = clipped or scaler is not None
         self._statistics = self._fresh(population)
         self._passed_over = 0
         self._why = ""  # the last step that was passed over could not tell
@@ -144,7 +145,8 @@ class NoiseScale(Watch):
         self._looked = self.steps
         try:
             step = self._source.take(self._reduction, self.divided)
-            step = None if step is None else self._own(step)
+            if step is not None and self._corrected:
+                step = self._own(step)
         except UserError as error:
             step, why = None, str(error)
             if isinstance(self._source, Ranks):
@@ -162,8 +164,6 @@ class NoiseScale(Watch):
 
     def _own(self, step: Parts) -> Parts:
         """Without the scaler's factor, and as before clipping."""
-        if self._scaler is None and self._witness is None:
-            return step
         norms_2P = step.norms_2P
         factor = self._scaler._scale if self._scaler is not None else None
         if self._witness is not None:

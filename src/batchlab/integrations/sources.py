@@ -76,12 +76,17 @@ class Examples:
 
     def take(self, reduction: Reduction, divided: Divided) -> Parts | None:
         """As `Source.take`; raises `UserError` where a layer can't be told."""
-        self._norms.whole_P = None
-        sizes = self._norms.sizes
+        norms = self._norms
+        norms.whole_P = None
+        if divided <= 1:  # one pass, then, is not divided
+            told = norms.take_kept(reduction)
+            if told is not None:
+                return told
+        sizes = norms.sizes
         if sum(sizes) == 1:
-            self._norms.discard()
+            norms.discard()
             return None
-        return self._norms.take(reduction, 1 / _divisor(divided, len(sizes)))
+        return norms.take(reduction, 1 / _divisor(divided, len(sizes)))
 
     def hand_over(self) -> Tensor | Floats | None:
         """The norms of `.grad` by parameter that the last `take` found, once."""

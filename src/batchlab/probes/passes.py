@@ -12,10 +12,29 @@ import torch
 from torch import Tensor, nn
 
 from batchlab.probes.layers import LAYERS
-from batchlab.probes.norms import of_rows
+from batchlab.probes.norms import of_rows, place
 from batchlab.probes.squares import wide
 
-_pass_number = torch._C._current_graph_task_id
+SMALL = 2**18  # values of a layer's input and output together that are kept
+MANY = 32  # layers whose are kept, so that they are 32 MiB in single precision at the most
+# A layer, its pass's number, the output's shape, the input, its version, the output's gradient.
+Kept = tuple["Layer", int, torch.Size, Tensor, int, Tensor]
+pass_number = torch._C._current_graph_task_id
+
+
+class Later:
+    """What small linear layers keep of a step's one backward pass, for one call to measure.
+
+    Layer by layer, most of the time goes to code that has left the cache since the last.
+    """
+
+    __slots__ = ("kept", "measured", "wanted")
+
+    def __init__(self) -> None:
+        """Nothing, until it is `wanted`."""
+        self.kept: list[Kept] = []
+        self.measured = False  # whether layers have norms of passes of this step
+        self.wanted = False
 
 
 class Layer:
@@ -23,7 +42,9 @@ class Layer:
 
     __slots__ = (
         "checked",
+        "later",
         "left",
+        "may_keep",
         "module",
         "name",
         "of",
@@ -34,18 +55,29 @@ class Layer:
         "problems",
         "simple",
         "sums",
+        "to",
+        "weighed",
     )
 
-    def __init__(self, name: str, module: nn.Module, problems: list[str]) -> None:
-        """What goes wrong in a hook is added to `problems`, which layers share."""
+    def __init__(
+        self, name: str, module: nn.Module, first: int, problems: list[str], later: Later
+    ) -> None:
+        """Its parameters are the model's from `first` on; layers share the last two.
+
+        What goes wrong in a hook is added to `problems`.
+        """
         self.name, self.module, self.of = name, module, LAYERS[type(module)]
-        self.problems = problems
+        self.problems, self.later = problems, later
         self.simple = isinstance(module, nn.Linear)  # of one position: an example is a row
         there = module.named_parameters(recurse=False)
         self.parameters = {k: p for k, p in there if p.requires_grad}
         # Norms come as weight and bias; a module may have registered them the other way round.
         self.order = [("weight", "bias").index(k) for k in self.parameters]
         self.plain = self.order == [0, 1]
+        self.weighed = 0 in self.order
+        self.may_keep = self.simple and self.weighed
+        # The model's parameters that weight and bias are, -1 for none.
+        self.to = [first + self.order.index(k) if k in self.order else -1 for k in (0, 1)]
         # Of each pass: its number, its forward pass's own shape, and the norms or their total.
         self.passes: list[tuple[int, torch.Size, Sequence[Tensor | float]]] = []
         self.checked = False
@@ -59,21 +91,23 @@ class Layer:
         """
         if not hooked:
             return
-        norms: Sequence[Tensor | float] | None = None
         try:
-            if self.simple and len(shape) == 2:
-                norms = of_rows(a, d, shape)
-            if norms is None:
-                norms = self._norms(a, d, shape)
-            if not self.plain:
-                norms = [norms[k] for k in self.order]
+            self.measure(pass_number(), shape, a, d)
             if not self.checked:
                 self._add(a, d.reshape(shape))
         except Exception as error:  # it would end the user's backward pass half done
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             self.problems.append(f"{self.name or 'the model'}: {first}")
-            return
-        self.passes.append((_pass_number(), shape, norms))
+
+    def measure(self, number: int, shape: torch.Size, a: Tensor, d: Tensor) -> None:
+        """Add the norms of a pass, of that number."""
+        self.later.measured = True
+        there = place(a, d, shape) if self.simple and len(shape) == 2 else None
+        norms: Sequence[Tensor | float]
+        norms = self._norms(a, d, shape) if there is None else of_rows(*there, a.dtype)
+        if not self.plain:
+            norms = [norms[k] for k in self.order]
+        self.passes.append((number, shape, norms))
 
     def both(self) -> tuple[float, float]:
         """|g| of the calls that were seen, and |.grad| as the last pass left it.

@@ -30,9 +30,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from batchlab.probes.hooks import ForwardHook, Gatherer, Removable, Switched, on_gradient
 from batchlab.probes.layers import LAYERS
-from batchlab.probes.norms import Floats, Norms
+from batchlab.probes.norms import Floats, Norms, place
 from batchlab.probes.parts import Parts, Rows
-from batchlab.probes.passes import Layer
+from batchlab.probes.passes import MANY, SMALL, Later, Layer, pass_number
 from batchlab.spec import UserError
 
 Reduction = Literal["mean", "sum"]
@@ -77,7 +77,8 @@ class PerExampleNorms(Gatherer):
     ```
 
     Nothing is kept but the layers' inputs until they have gone backward, and (B) norms until they
-    are taken; in the first step a gradient of every parameter besides, and `take` waits for the
+    are taken; of small linear layers in steps of one pass inputs and output gradients, too, 32 MiB
+    at the most; in the first step a gradient of every parameter besides, and `take` waits for the
     device. Set `active` to False for steps that are not measured: the model then has no hooks.
     Raises `UserError` with the names of all modules that are not supported.
     """
@@ -88,11 +89,13 @@ class PerExampleNorms(Gatherer):
         if problems:
             raise UserError(f"no per-example gradients: {', '.join(problems)}; use chunks instead")
         self._problems: list[str] = []  # of hooks in this step
-        self._layers = [
-            Layer(name, module, self._problems)
-            for name, module in model.named_modules()
-            if any(p.requires_grad for p in module._parameters.values() if p is not None)
-        ]
+        self._later = Later()
+        self._layers: list[Layer] = []
+        first = 0
+        for name, module in model.named_modules():
+            if any(p.requires_grad for p in module._parameters.values() if p is not None):
+                self._layers.append(Layer(name, module, first, self._problems, self._later))
+                first += len(self._layers[-1].parameters)
         if not self._layers:
             raise UserError("the model has no parameter that is trained")
         self.names = tuple(
@@ -102,19 +105,27 @@ class PerExampleNorms(Gatherer):
         self._norms = Norms(self._parameters)
         self.whole_P: Tensor | Floats | None = None  # |.grad| by parameter, at the last `take`
         self._checked = False
+        self._backward = self._layers[::-1]  # as a pass mostly comes to them
+        # Whether steps are of one pass that all layers may keep, as far as is known.
+        self._keeps = len(self._layers) <= MANY and all(layer.may_keep for layer in self._layers)
         self._hooks = [Switched(layer.module, self._forward(layer)) for layer in self._layers]
         self.active = True
 
     @property
     def sizes(self) -> list[int]:
         """Examples of each micro-batch since the last `take`, as the first layer saw them."""
-        return [shape[0] for _, shape, _ in self._layers[0].passes]
+        first = self._layers[0]
+        kept = [shape[0] for layer, _, shape, *_ in self._later.kept if layer is first]
+        return [shape[0] for _, shape, _ in first.passes] + kept
 
     def discard(self) -> None:
         """Forget what backward passes have shown since the last `take`."""
         self._problems.clear()
-        for layer in self._layers:
-            layer.passes.clear()
+        self._later.kept.clear()
+        if self._later.measured:
+            self._later.measured = False
+            for layer in self._layers:
+                layer.passes.clear()
         if not self._checked:
             for layer in self._layers:
                 layer.forget()
@@ -129,15 +140,57 @@ class PerExampleNorms(Gatherer):
         short. Raises `UserError` where a layer can't be told, or `.grad` is not what its examples
         add up to in the first step, naming it, and forgets the step.
         """
+        plain = isinstance(loss_scale, float) and loss_scale == 1.0
+        told = self.take_kept(reduction) if plain else None
+        if told is not None:
+            return told
         try:
             return self._take(reduction, loss_scale)
         finally:
             self.discard()
 
+    def take_kept(self, reduction: Reduction = "mean") -> Parts | None:
+        """`take`, where all layers have kept one pass and no more: most steps of small ones.
+
+        `None` where there is more or less, and nothing is taken then.
+        """
+        kept, layers, later = self._later.kept, self._backward, self._later
+        if not kept or len(kept) != len(layers) or later.measured or self._problems:
+            return None
+        examples = kept[0][2][0]
+        if examples < 2:
+            return None
+        rows: list[int] = []
+        for layer, (its, _, shape, a, version, d) in zip(layers, kept, strict=True):
+            there = place(a, d, shape)
+            if (
+                its is not layer
+                or there is None
+                or there[2] != examples
+                or a.dtype is not self._norms.dtype
+                or a._version != version
+            ):
+                return None
+            rows += there
+            rows += layer.to
+        mean = reduction == "mean"
+        factor = sqrt(examples if mean else 1 / examples)
+        gradients = self._gradients()
+        told = None if gradients is None else self._norms.with_rows(gradients, rows, factor)
+        if told is None:
+            return None
+        kept.clear()
+        self.whole_P, own_P = told
+        whole = self.whole_P.tolist()
+        rows_2P = own_P.tolist(), whole if mean else [v / examples for v in whole]
+        return Parts(rows_2P, examples, 1.0, float(examples))
+
     def _take(self, reduction: Reduction, loss_scale: float | Tensor) -> Parts:
+        self._measure_kept()
         if self._problems:
             raise UserError(f"{self._problems[0]}; use chunks instead")
         sizes = self._sizes()
+        self._keeps &= len(sizes) == 1
         examples, of_means = sum(sizes), reduction == "mean"
         if examples < 2:
             raise UserError("per-example norms need a batch of two examples or more, not of one")
@@ -148,13 +201,36 @@ class PerExampleNorms(Gatherer):
         big = float(examples)
         if len(sizes) > 1 and of_means:
             big = len(sizes) ** 2 / sum(1 / b for b in sizes)
+        gradients = self._gradients()
+        if gradients is None:
+            raise UserError("a gradient is missing: take before zero_grad")
+        self._later.wanted = self._keeps and self._checked
         own_MP = [self._own(m) for m in range(len(sizes))]
-        self.whole_P = whole_P = self._norms.of(self._gradients())
+        self.whole_P = whole_P = self._norms.of(gradients)
         norms_2P = _two(own_MP, weights, whole_P, len(sizes) if of_means else examples)
         told = Parts(norms_2P, examples, 1.0, big)
         if isinstance(loss_scale, float) and loss_scale == 1.0:
             return told
         return told._replace(norms=told.norms_2P / loss_scale)
+
+    def _measure_kept(self) -> None:
+        """As the hooks of this step should have; those of the next ones do.
+
+        Raises `UserError` where what was kept may not be what went backward: what writes a batch
+        where the one before was, between two passes, does not always show in its version.
+        """
+        kept, later = self._later.kept, self._later
+        if not kept:
+            return
+        self._keeps = later.wanted = False
+        numbers = {number for layer in self._layers for number, _, _ in layer.passes}
+        if len(numbers | {number for _, number, *_ in kept}) > 1:
+            raise UserError("the step went backward several times, those before it once")
+        for layer, number, shape, a, version, d in kept:
+            if a._version != version:
+                raise UserError(f"{layer.name}: its input was changed in place before the step")
+            layer.measure(number, shape, a, d)
+        kept.clear()
 
     def _check(self) -> None:
         """Compare each layer's calls with `.grad`, until a step was finite and they agreed."""
@@ -186,11 +262,10 @@ class PerExampleNorms(Gatherer):
         of_tensors = iter(own_P.tolist())  # on a CPU, as the others are
         return [next(of_tensors) if isinstance(v, Tensor) else v for v in told]
 
-    def _gradients(self) -> list[Tensor]:
+    def _gradients(self) -> list[Tensor] | None:
+        """`.grad` of all parameters; `None` where one is missing."""
         told = [g for p in self._parameters if (g := p.grad) is not None]
-        if len(told) < len(self._parameters):
-            raise UserError("a gradient is missing: take before zero_grad")
-        return told
+        return told if len(told) == len(self._parameters) else None
 
     def _sizes(self) -> list[int]:
         """Examples of each micro-batch, if all layers agree on them."""
@@ -223,22 +298,31 @@ class PerExampleNorms(Gatherer):
         return self._hooks
 
     def _forward(self, layer: Layer) -> ForwardHook:
-        handles = self._handles
-        weighed = layer.order != [1]
+        handles, later, kept, its = self._handles, self._later, self._later.kept, layer.module
+        weighed = layer.weighed
 
         def forward(module: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> None:
-            if not args or not z.requires_grad or module is not layer.module:
+            if not args or not z.requires_grad or module is not its:
                 return  # a deep copy of the model has this hook too
-            shape = z.shape
+            a, shape, base = args[0], z.shape, z._base
+            # Hooks live and die with the graph, and hold no part of it that comes later.
+            if later.wanted and base is None and len(shape) == 2 and a.numel() + z.numel() <= SMALL:
+
+                def keep(d: Tensor) -> None:
+                    if handles and len(kept) < MANY:
+                        kept.append((layer, pass_number(), shape, a, a._version, d))
+                    else:
+                        layer.look(handles, a, shape, d)
+
+                on_gradient(z, keep)
+                return
             if len(shape) < 2:
                 return
             # A view that is changed in place leaves the graph; the tensor it is a view of stays.
-            base = z._base
-            kept = z if base is None or base.numel() != z.numel() else base
+            of = z if base is None or base.numel() != z.numel() else base
             # A bias's gradient needs no input: no memory is kept then, as autograd keeps none.
-            a = args[0] if weighed else args[0].new_zeros(()).expand(args[0].shape)
-            # The hook lives and dies with the graph, and holds no part of it that comes later.
-            on_gradient(kept, partial(layer.look, handles, a, shape))
+            a = a if weighed else a.new_zeros(()).expand(a.shape)
+            on_gradient(of, partial(layer.look, handles, a, shape))
 
         return forward
 

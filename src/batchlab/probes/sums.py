@@ -4,7 +4,7 @@ Terms are widened to double before they are squared, so that sums have all digit
 of small gradients do not fall out of range. One thread; the order of a sum is fixed by its length.
 
 The caller answers for addresses: of contiguous values in this process's memory, of the type that
-`like` (an empty array) has. Shapes: K tensors, B examples, I inputs, O outputs.
+`like` (an empty array) has. Shapes: P tensors, K layers, B examples, I inputs, O outputs.
 """
 
 from typing import Any
@@ -22,6 +22,9 @@ _OPTIONS: dict[str, Any] = {
     "fastmath": {"reassoc", "contract", "nsz", "arcp"},
 }
 _EITHER = (float32, float64)
+# Parts of a tensor that are read side by side: what a core fetches ahead by itself ends with each
+# page of memory, so that one after the other it waits at every one.
+STREAMS = 4
 _inner = njit(**_OPTIONS)
 
 
@@ -37,6 +40,7 @@ def _values(typingctx, address, like):  # noqa: ARG001
 
 @_inner
 def _square(x):
+    """Of a row, which is short."""
     total = 0.0
     for j in range(x.size):
         v = float64(x[j])
@@ -44,35 +48,34 @@ def _square(x):
     return total
 
 
-@njit([types.void(int64[::1], int64[::1], real[::1], float64[::1]) for real in _EITHER], **_OPTIONS)
-def norms(address_K, size_K, like, norm_K):
-    """The Euclidean norm of each tensor, into `norm_K`."""
-    for k in range(size_K.size):
-        norm_K[k] = _square(carray(_values(address_K[k], like), (size_K[k],))) ** 0.5
-
-
-@njit(
-    [types.void(int64[::1], int64[::1], int64[::1], real[::1], float64[::1]) for real in _EITHER],
-    **_OPTIONS,
-)
-def distances(address_K, other_K, size_K, like, norm_K):
-    """The Euclidean norm of each tensor less another, into `norm_K`; the difference rounds."""
-    for k in range(size_K.size):
-        x = carray(_values(address_K[k], like), (size_K[k],))
-        y = carray(_values(other_K[k], like), (size_K[k],))
-        total = 0.0
-        for j in range(x.size):
-            v = float64(x[j] - y[j])
+@_inner
+def _square_of_all(x):
+    part = x.size // STREAMS
+    total = 0.0
+    for j in range(part):
+        for stream in range(STREAMS):
+            v = float64(x[stream * part + j])
             total += v * v
-        norm_K[k] = total**0.5
+    return total + _square(x[STREAMS * part :])
 
 
-@njit(
-    [types.UniTuple(float64, 2)(int64, int64, int64, int64, int64, real[::1]) for real in _EITHER],
-    **_OPTIONS,
-)
-def rows(a, d, examples, inputs, outputs, like):
-    """sqrt(sum_i |a_i|^2 |d_i|^2) and sqrt(sum_i |d_i|^2), rows of (B, I) at `a`, (B, O) at `d`."""
+@_inner
+def _distance(x, y):
+    """Its square; the difference rounds."""
+    part = x.size // STREAMS
+    total = 0.0
+    for j in range(part):
+        for stream in range(STREAMS):
+            v = float64(x[stream * part + j] - y[stream * part + j])
+            total += v * v
+    for j in range(STREAMS * part, x.size):
+        v = float64(x[j] - y[j])
+        total += v * v
+    return total
+
+
+@_inner
+def _rows(a, d, examples, inputs, outputs, like):
     a_BI = carray(_values(a, like), (examples, inputs))
     d_BO = carray(_values(d, like), (examples, outputs))
     both = 0.0
@@ -82,3 +85,57 @@ def rows(a, d, examples, inputs, outputs, like):
         both += _square(a_BI[i]) * square
         second += square
     return both**0.5, second**0.5
+
+
+@njit(
+    [types.UniTuple(float64, 2)(int64, int64, int64, int64, int64, real[::1]) for real in _EITHER],
+    **_OPTIONS,
+)
+def rows(a, d, examples, inputs, outputs, like):
+    """sqrt(sum_i |a_i|^2 |d_i|^2) and sqrt(sum_i |d_i|^2), rows of (B, I) at `a`, (B, O) at `d`."""
+    return _rows(a, d, examples, inputs, outputs, like)
+
+
+@_inner
+def _norms(address_P, size_P, like, norm_P):
+    for p in range(size_P.size):
+        norm_P[p] = _square_of_all(carray(_values(address_P[p], like), (size_P[p],))) ** 0.5
+
+
+@njit([types.void(int64[::1], int64[::1], real[::1], float64[::1]) for real in _EITHER], **_OPTIONS)
+def norms(address_P, size_P, like, norm_P):
+    """The Euclidean norm of each tensor, into `norm_P`."""
+    _norms(address_P, size_P, like, norm_P)
+
+
+@njit(
+    [types.void(int64[::1], int64[::1], real[::1], float64, float64[::1]) for real in _EITHER],
+    **_OPTIONS,
+)
+def norms_and_rows(places, size_P, like, factor, told):
+    """`norms`, and behind them `factor` times those of layers' `rows`.
+
+    Places are the tensors' addresses and seven numbers a layer: the first five of `rows`, and where
+    its two norms go behind the tensors'; nowhere below zero.
+    """
+    tensors = size_P.size
+    _norms(places[:tensors], size_P, like, told[:tensors])
+    for k in range(tensors, places.size, 7):
+        examples, inputs, outputs = places[k + 2], places[k + 3], places[k + 4]
+        both, second = _rows(places[k], places[k + 1], examples, inputs, outputs, like)
+        if places[k + 5] >= 0:
+            told[tensors + places[k + 5]] = factor * both
+        if places[k + 6] >= 0:
+            told[tensors + places[k + 6]] = factor * second
+
+
+@njit(
+    [types.void(int64[::1], int64[::1], int64[::1], real[::1], float64[::1]) for real in _EITHER],
+    **_OPTIONS,
+)
+def distances(address_P, other_P, size_P, like, norm_P):
+    """The Euclidean norm of each tensor less another, into `norm_P`."""
+    for p in range(size_P.size):
+        x = carray(_values(address_P[p], like), (size_P[p],))
+        y = carray(_values(other_P[p], like), (size_P[p],))
+        norm_P[p] = _distance(x, y) ** 0.5
