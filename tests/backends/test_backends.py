@@ -279,6 +279,42 @@ def test_workers_that_are_never_used_end_with_the_command() -> None:
     assert subprocess.run([sys.executable, "-c", UNUSED], timeout=60, check=False).returncode == 3
 
 
+AT_ONCE = """
+import multiprocessing, os, signal, time
+from batchlab.backends.processes import Processes
+from tests.backends.test_backends import double
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    backend = Processes(2, 1)
+    backend.start(double)
+    for _ in range(40):  # while they import
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.killpg(0, number)
+        time.sleep(0.02)
+    workers = multiprocessing.active_children()
+    silent = lambda *_: None
+    print(sorted(backend.map(double, [5, 6], progress=silent, stopping=lambda: False)))
+    print([worker.exitcode for worker in workers])
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, [])
+"""
+
+
+def test_signals_to_all_while_workers_import(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(AT_ONCE)
+    run = subprocess.run(
+        [sys.executable, script],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        start_new_session=True,
+    )
+    assert (run.stdout, run.stderr) == ("[(0, 10), (1, 12)]\n[0, 0]\n", "")
+
+
 class Unpicklable(Exception):
     def __init__(self, one: int, two: int) -> None:
         super().__init__(f"{one} and {two}")

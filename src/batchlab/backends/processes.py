@@ -13,12 +13,16 @@ import traceback
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from batchlab.backends.base import Interrupted, Item, Result, Work, always, limit_threads, waits
 from batchlab.backends.pool import KILLED, POLL_S, Ended, Heard, run
+
+# Both may go to all processes at once; the parent decides, its workers are told to stop.
+_PARENTS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Processes:
@@ -95,7 +99,13 @@ class _Processes:
         forked = self._context.get_start_method() == "fork"
         copies = [ours, *(worker.pipe for worker in self._workers)] if forked else []
         process = self._context.Process(target=_serve, args=(theirs, copies, *self._given))
-        process.start()
+        resource_tracker.ensure_running()  # its start would let them through
+        # Held back until the worker ignores them: while it imports they would end it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS)
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         return _Worker(process, ours)
 
@@ -162,9 +172,9 @@ def _serve(
     """A worker: do what comes through the pipe, until its other end is closed or has died."""
     for copy in copies:
         copy.close()
-    # Both may go to all processes at once; the parent decides, its workers are told to stop.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _PARENTS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _PARENTS)
     limit_threads(threads)
     with suppress(EOFError, OSError):
         while True:

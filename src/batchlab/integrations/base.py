@@ -11,8 +11,8 @@ class Watch(ABC):
     """Looks at every `every`-th step of a loop, the first included; never changes it.
 
     `step` stands after a step's last backward pass, before gradients are clipped, unscaled, applied
-    or zeroed. It waits for no device but in the first steps. Abstract: `_look` and `_prepare` are
-    the kind's own.
+    or zeroed, or the batch is changed in place. It waits for no device but in the first steps.
+    Abstract: `_look` and `_prepare` are the kind's own.
     """
 
     def __init__(self, every: int) -> None:

@@ -39,12 +39,12 @@ class Norms:
         self._size_P = np.array(self._sizes, np.int64)
         self._values = sum(self._sizes)
         self._begun = list(begun)
-        self._compiled = self.dtype in _LIKE and all(t.is_cpu for t in like)
-        if self._compiled:
+        self.compiled = self.dtype in _LIKE and all(t.is_cpu for t in like)
+        if self.compiled:
             sums()  # before the first step and not in it
-        if self._compiled and begun:
+        if self.compiled and begun:
             places = self._places(begun)
-            self._compiled = places is not None
+            self.compiled = places is not None
             self._begun_P = np.array(places or [], np.int64)
 
     def of(self, tensors: Sequence[Tensor]) -> Tensor | Floats:
@@ -87,7 +87,7 @@ class Norms:
 
     def _places(self, tensors: Sequence[Tensor]) -> list[int] | None:
         """Their addresses; `None` where the compiled call is not for them."""
-        if not self._compiled or not _fits(self._values):
+        if not self.compiled or not _fits(self._values):
             return None
         dtype, told = self.dtype, []
         try:

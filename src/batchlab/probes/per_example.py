@@ -107,7 +107,8 @@ class PerExampleNorms(Gatherer):
         self._checked = False
         self._backward = self._layers[::-1]  # as a pass mostly comes to them
         # Whether steps are of one pass that all layers may keep, as far as is known.
-        self._keeps = len(self._layers) <= MANY and all(layer.may_keep for layer in self._layers)
+        few = len(self._layers) <= MANY
+        self._keeps = few and self._norms.compiled and all(x.may_keep for x in self._layers)
         self._hooks = [Switched(layer.module, self._forward(layer)) for layer in self._layers]
         self.active = True
 
