@@ -44,7 +44,6 @@ class Layer:
         "checked",
         "later",
         "left",
-        "may_keep",
         "module",
         "name",
         "of",
@@ -75,7 +74,6 @@ class Layer:
         self.order = [("weight", "bias").index(k) for k in self.parameters]
         self.plain = self.order == [0, 1]
         self.weighed = 0 in self.order
-        self.may_keep = self.simple and self.weighed
         # The model's parameters that weight and bias are, -1 for none.
         self.to = [first + self.order.index(k) if k in self.order else -1 for k in (0, 1)]
         # Of each pass: its number, its forward pass's own shape, and the norms or their total.

@@ -107,8 +107,8 @@ class PerExampleNorms(Gatherer):
         self._checked = False
         self._backward = self._layers[::-1]  # as a pass mostly comes to them
         # Whether steps are of one pass that all layers may keep, as far as is known.
-        few = len(self._layers) <= MANY
-        self._keeps = few and self._norms.compiled and all(x.may_keep for x in self._layers)
+        may = all(layer.simple and layer.weighed for layer in self._layers)
+        self._keeps = may and self._norms.compiled and len(self._layers) <= MANY
         self._hooks = [Switched(layer.module, self._forward(layer)) for layer in self._layers]
         self.active = True
 
