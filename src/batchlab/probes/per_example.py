@@ -141,17 +141,18 @@ class PerExampleNorms(Gatherer):
         short. Raises `UserError` where a layer can't be told, or `.grad` is not what its examples
         add up to in the first step, naming it, and forgets the step.
         """
-        plain = isinstance(loss_scale, float) and loss_scale == 1.0
-        told = self.take_kept(reduction) if plain else None
-        if told is not None:
+        told = self.take_kept(reduction)
+        if told is None:
+            try:
+                told = self._take(reduction)
+            finally:
+                self.discard()
+        if isinstance(loss_scale, float) and loss_scale == 1.0:
             return told
-        try:
-            return self._take(reduction, loss_scale)
-        finally:
-            self.discard()
+        return told._replace(norms=told.norms_2P / loss_scale)
 
     def take_kept(self, reduction: Reduction = "mean") -> Parts | None:
-        """`take`, where all layers have kept one pass and no more: most steps of small ones.
+        """`take`, by no scale, where all layers have kept one pass: most steps of small ones.
 
         `None` where there is more or less, and nothing is taken then.
         """
@@ -186,7 +187,7 @@ class PerExampleNorms(Gatherer):
         rows_2P = own_P.tolist(), whole if mean else [v / examples for v in whole]
         return Parts(rows_2P, examples, 1.0, float(examples))
 
-    def _take(self, reduction: Reduction, loss_scale: float | Tensor) -> Parts:
+    def _take(self, reduction: Reduction) -> Parts:
         self._measure_kept()
         if self._problems:
             raise UserError(f"{self._problems[0]}; use chunks instead")
@@ -209,10 +210,7 @@ class PerExampleNorms(Gatherer):
         own_MP = [self._own(m) for m in range(len(sizes))]
         self.whole_P = whole_P = self._norms.of(gradients)
         norms_2P = _two(own_MP, weights, whole_P, len(sizes) if of_means else examples)
-        told = Parts(norms_2P, examples, 1.0, big)
-        if isinstance(loss_scale, float) and loss_scale == 1.0:
-            return told
-        return told._replace(norms=told.norms_2P / loss_scale)
+        return Parts(norms_2P, examples, 1.0, big)
 
     def _measure_kept(self) -> None:
         """As the hooks of this step should have; those of the next ones do.

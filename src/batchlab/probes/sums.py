@@ -74,8 +74,12 @@ def _distance(x, y):
     return total
 
 
-@_inner
-def _rows(a, d, examples, inputs, outputs, like):
+@njit(
+    [types.UniTuple(float64, 2)(int64, int64, int64, int64, int64, real[::1]) for real in _EITHER],
+    **_OPTIONS,
+)
+def rows(a, d, examples, inputs, outputs, like):
+    """sqrt(sum_i |a_i|^2 |d_i|^2) and sqrt(sum_i |d_i|^2), rows of (B, I) at `a`, (B, O) at `d`."""
     a_BI = carray(_values(a, like), (examples, inputs))
     d_BO = carray(_values(d, like), (examples, outputs))
     both = 0.0
@@ -87,25 +91,11 @@ def _rows(a, d, examples, inputs, outputs, like):
     return both**0.5, second**0.5
 
 
-@njit(
-    [types.UniTuple(float64, 2)(int64, int64, int64, int64, int64, real[::1]) for real in _EITHER],
-    **_OPTIONS,
-)
-def rows(a, d, examples, inputs, outputs, like):
-    """sqrt(sum_i |a_i|^2 |d_i|^2) and sqrt(sum_i |d_i|^2), rows of (B, I) at `a`, (B, O) at `d`."""
-    return _rows(a, d, examples, inputs, outputs, like)
-
-
-@_inner
-def _norms(address_P, size_P, like, norm_P):
-    for p in range(size_P.size):
-        norm_P[p] = _square_of_all(carray(_values(address_P[p], like), (size_P[p],))) ** 0.5
-
-
 @njit([types.void(int64[::1], int64[::1], real[::1], float64[::1]) for real in _EITHER], **_OPTIONS)
 def norms(address_P, size_P, like, norm_P):
     """The Euclidean norm of each tensor, into `norm_P`."""
-    _norms(address_P, size_P, like, norm_P)
+    for p in range(size_P.size):
+        norm_P[p] = _square_of_all(carray(_values(address_P[p], like), (size_P[p],))) ** 0.5
 
 
 @njit(
@@ -119,10 +109,10 @@ def norms_and_rows(places, size_P, like, factor, told):
     its two norms go behind the tensors'; nowhere below zero.
     """
     tensors = size_P.size
-    _norms(places[:tensors], size_P, like, told[:tensors])
+    norms(places[:tensors], size_P, like, told[:tensors])
     for k in range(tensors, places.size, 7):
         examples, inputs, outputs = places[k + 2], places[k + 3], places[k + 4]
-        both, second = _rows(places[k], places[k + 1], examples, inputs, outputs, like)
+        both, second = rows(places[k], places[k + 1], examples, inputs, outputs, like)
         if places[k + 5] >= 0:
             told[tensors + places[k + 5]] = factor * both
         if places[k + 6] >= 0:
