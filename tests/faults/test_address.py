@@ -35,10 +35,18 @@ def test_killed_and_gone_on_with(
     start: Start, undisturbed: Path, tmp_path: Path, bucket: str, backend: str
 ) -> None:
     root, address = tmp_path / "store", f"{bucket}/study"
-    for pieces in (3, 5, None):  # that are begun before it is killed
-        runs, ends = stored(root), set(Checkpoints(files_at(address, "checkpoints")).stamps())
+
+    def begun() -> bool:
+        return len(process.told()) >= 3
+
+    def kept() -> bool:
+        return begun() and bool(stored(root)) and bool(ends_at(address))
+
+    moments: list[Callable[[], bool]] = [begun, kept, lambda: False]  # at which it is killed
+    for comes in moments:
+        runs, ends = stored(root), ends_at(address)
         process = start(root, backend, address)
-        while process.alive() and (pieces is None or len(process.told()) < pieces):
+        while process.alive() and not comes():
             time.sleep(0.005)
         workers = process.workers()
         process.signal(signal.SIGKILL)
@@ -54,6 +62,10 @@ def test_killed_and_gone_on_with(
     assert files_at(address, "partial").names() == []
     assert not (root / "checkpoints").exists()
     assert not (root / "partial").exists()
+
+
+def ends_at(address: str) -> set[str]:
+    return set(Checkpoints(files_at(address, "checkpoints")).stamps())
 
 
 def stored(root: Path) -> set[str]:
