@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from batchlab.spec import Initialisation, Model
+from batchlab.workloads.seeding import forked
 
 Initialiser = Callable[[torch.Tensor, torch.Tensor, torch.Generator], None]
 
@@ -25,9 +26,10 @@ def build(model: Model, inputs: int, outputs: int, generator: torch.Generator) -
     for fan_in, fan_out in pairwise((inputs, *model.hidden, outputs)):
         if layers:
             layers.append(nn.ReLU())
-        # By way of "meta", or nn.Linear would draw its default first, from the global generator.
-        linear = nn.Linear(fan_in, fan_out, device="meta", dtype=torch.float32)
-        linear = linear.to_empty(device="cpu")
+        # It draws its default first, from the global generator. By way of "meta" it draws nothing,
+        # but PyTorch then imports SymPy and its compiler: half a second of every process.
+        with forked(torch.device("cpu")):
+            linear = nn.Linear(fan_in, fan_out, device="cpu", dtype=torch.float32)
         initialise(linear.weight, linear.bias, generator)
         layers.append(linear)
     return nn.Sequential(*layers)
