@@ -63,12 +63,17 @@ def test_data_do_not_change(data: Data) -> None:
         data.classes = 3  # type: ignore[misc]
 
 
+def said(code: str, folder: Path) -> str:
+    """What a process of its own prints."""
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder
+    )
+    return told.stdout.strip()
+
+
 def test_importing_is_light(tmp_path: Path) -> None:
     code = "import sys, batchlab.workloads; print(sorted({'sklearn', 'pooch'} & set(sys.modules)))"
-    told = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
-    )
-    assert told.stdout.strip() == "[]"
+    assert said(code, tmp_path) == "[]"
 
 
 def test_a_perceptron_needs_no_compiler(tmp_path: Path) -> None:
@@ -78,7 +83,4 @@ def test_a_perceptron_needs_no_compiler(tmp_path: Path) -> None:
         "before = set(sys.modules); mlp.build(Model(hidden=(3,)), 2, 2, torch.Generator()); "
         "print('sympy' in set(sys.modules) - before)"
     )
-    told = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
-    )
-    assert told.stdout.strip() == "False"
+    assert said(code, tmp_path) == "False"
